@@ -1,0 +1,83 @@
+// Disk as an interface: production uses POSIX beneath allow-listed roots, tests inject faults through the same calls.
+#ifndef SINQ_SERVER_BASE_FILE_SYSTEM_H_
+#define SINQ_SERVER_BASE_FILE_SYSTEM_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace sinq {
+
+// An open file. ReadAt and WriteAt are safe to call concurrently for any ranges.
+class File {
+ public:
+  virtual ~File() = default;
+  // Length now, in bytes.
+  virtual absl::StatusOr<uint64_t> Size() const = 0;
+  // Fills all of `out` from `offset`; OutOfRange naming offset and missing bytes if the file ends before.
+  virtual absl::Status ReadAt(uint64_t offset, absl::Span<std::byte> out) const = 0;
+  virtual absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) = 0;
+  // Reserves and sets the length, so that a full disk is found before any work.
+  virtual absl::Status Preallocate(uint64_t size_bytes) = 0;
+  // Data (and length) on stable storage.
+  virtual absl::Status Sync() = 0;
+};
+
+struct DirEntry {
+  std::string name;
+  bool is_directory = false;
+  uint64_t size_bytes = 0;
+};
+
+// A directory opened by descriptor. Every name is relative, resolved beneath this directory (openat2 RESOLVE_BENEATH):
+// "..", absolute paths and symlinks that leave it fail with PermissionDenied/kPathOutsideRoots. Thread-safe.
+class Directory {
+ public:
+  virtual ~Directory() = default;
+  virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(absl::string_view name) const = 0;  // regular files only
+  // Opens for reading and writing; creates it if missing.
+  virtual absl::StatusOr<std::unique_ptr<File>> OpenForWrite(absl::string_view name) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(absl::string_view name) const = 0;
+  // AlreadyExists if there is any entry of that name.
+  virtual absl::Status MakeDirectory(absl::string_view name) = 0;
+  virtual absl::StatusOr<std::vector<DirEntry>> List(size_t max_entries) const = 0;  // sorted by name
+  virtual bool Exists(absl::string_view name) const = 0;
+  // Within this directory. AlreadyExists if `to` exists (renameat2 RENAME_NOREPLACE).
+  virtual absl::Status Rename(absl::string_view from, absl::string_view to) = 0;
+  virtual absl::Status RemoveFile(absl::string_view name) = 0;
+  virtual absl::Status RemoveTree(absl::string_view name) = 0;  // OK if absent
+  virtual absl::Status Sync() = 0;                              // makes entries durable
+  virtual absl::StatusOr<uint64_t> FreeBytes() const = 0;
+};
+
+// A client's path, resolved: the allow-listed root's directory and the rest beneath it.
+struct ResolvedPath {
+  std::shared_ptr<Directory> root;
+  std::string relative;  // "" is the root itself
+  std::string display;   // what the client wrote, for messages and manifests
+};
+
+// Opens paths beneath the allow-listed roots only. Thread-safe.
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+  // `uri`: an absolute path or file:///path; no other scheme, no host, no "..", no NUL. PermissionDenied/kPathOutsideRoots
+  // outside every root; InvalidArgument for a malformed URI.
+  virtual absl::StatusOr<ResolvedPath> Resolve(absl::string_view uri) const = 0;
+};
+
+// Roots must be existing directories; NotFound otherwise.
+absl::StatusOr<std::unique_ptr<FileSystem>> MakePosixFileSystem(const std::vector<std::string>& roots);
+// One directory by absolute path, for the server's own data.
+absl::StatusOr<std::unique_ptr<Directory>> OpenPosixDirectory(const std::string& path, bool create);
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_BASE_FILE_SYSTEM_H_

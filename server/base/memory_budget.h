@@ -1,0 +1,55 @@
+// Admission by declared bytes: whoever holds a large buffer reserves it here first.
+#ifndef SINQ_SERVER_BASE_MEMORY_BUDGET_H_
+#define SINQ_SERVER_BASE_MEMORY_BUDGET_H_
+
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+
+namespace sinq {
+
+// Thread-safe. Requests are served in order of arrival, so that a large one cannot starve. A request larger than the whole
+// budget is granted when nothing else is held: that is "the budget plus the largest tensor in flight".
+class MemoryBudget {
+ public:
+  explicit MemoryBudget(uint64_t budget_bytes) : budget_bytes_(budget_bytes) {}
+
+  // Gives its bytes back when destroyed. Movable.
+  class Reservation {
+   public:
+    Reservation() = default;
+    Reservation(Reservation&& other) noexcept;
+    Reservation& operator=(Reservation&& other) noexcept;
+    ~Reservation();
+    uint64_t bytes() const { return bytes_; }
+
+   private:
+    friend class MemoryBudget;
+    Reservation(MemoryBudget* owner, uint64_t bytes) : owner_(owner), bytes_(bytes) {}
+    MemoryBudget* owner_ = nullptr;
+    uint64_t bytes_ = 0;
+  };
+
+  // Blocks until granted; Cancelled as soon as `cancelled` (asked at least every 50 ms while waiting) says so.
+  absl::StatusOr<Reservation> Reserve(uint64_t bytes, absl::FunctionRef<bool()> cancelled);
+  uint64_t budget_bytes() const { return budget_bytes_; }
+  uint64_t held_bytes() const;
+  uint64_t peak_bytes() const;
+
+ private:
+  void Release(uint64_t bytes);
+
+  const uint64_t budget_bytes_;
+  mutable absl::Mutex mutex_;
+  uint64_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t peak_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t next_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t serving_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_BASE_MEMORY_BUDGET_H_

@@ -1,0 +1,44 @@
+// Where output goes. Nothing is visible at the destination before Publish.
+#ifndef SINQ_SERVER_SINK_SINK_H_
+#define SINQ_SERVER_SINK_SINK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "server/base/file_system.h"
+
+namespace sinq {
+
+// Order of calls: CreateFile for every file, WriteAt in any order from any thread, SyncFile, Publish. Thread-safe except Publish/Abort.
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  // Opens the file in the staging directory and reserves its length; keeps bytes already there (a resumed job).
+  virtual absl::Status CreateFile(absl::string_view name, uint64_t size_bytes) = 0;
+  virtual absl::Status WriteAt(absl::string_view name, uint64_t offset, absl::Span<const std::byte> data) = 0;
+  virtual absl::Status ReadAt(absl::string_view name, uint64_t offset, absl::Span<std::byte> out) const = 0;
+  virtual absl::Status SyncFile(absl::string_view name) = 0;
+  // Writes a whole small file (config, index, manifest) and syncs it.
+  virtual absl::Status PutFile(absl::string_view name, absl::string_view content) = 0;
+  // Syncs the staging directory, renames it to the destination (never replacing anything), syncs the parent. A repeated call
+  // after success is OK. AlreadyExists/kOutputExists if somebody else's directory appeared there.
+  virtual absl::Status Publish() = 0;
+  // Removes the staging directory.
+  virtual absl::Status Abort() = 0;
+};
+
+// Staging directory: ".<basename>.sinq-<job_id>.partial" beside `destination`. AlreadyExists/kOutputExists when the destination
+// exists, unless it was published by this very job (its manifest names job_id): then only Publish is needed (it returns OK).
+absl::StatusOr<std::unique_ptr<Sink>> OpenLocalSink(const ResolvedPath& destination, absl::string_view job_id);
+// Refuses an existing destination or a missing parent, without creating anything.
+absl::Status CheckLocalDestination(const ResolvedPath& destination, absl::string_view job_id);
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_SINK_SINK_H_
