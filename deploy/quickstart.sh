@@ -43,6 +43,7 @@ choose_output() {
   printf '%s\n' "$source_path" >"$note"
   output=$work/out/$name
   request_file=$work/out/.$name.request
+  job_file=$work/out/.$name.job
 }
 
 build() {
@@ -136,14 +137,14 @@ submit() {
   say "Quantizing $source_path (4 bits, groups of 64) ..."
   local code=0
   "$bin/sinqctl" submit "$source_path" --output "$output" --request-id "$(cat "$request_file")" --wait \
-    >"$work/submit.out" || code=$?
+    -o json >"$job_file" || code=$?
   [ $code -eq 130 ] || [ $code -eq 5 ] || [ $code -eq 6 ] || rm -f "$request_file"
-  [ $code -eq 0 ] || { cat "$work/submit.out" >&2; exit $code; }
+  [ $code -eq 0 ] || exit $code
 }
 
 effective_bits() {
-  grep -o '"effective_bits" *: *[0-9.]*' "$output"/*manifest*.json | head -n 1 | sed 's/.*: *//' |
-    awk '{printf "%.2f", $1}'
+  cat "$job_file" "$output"/*manifest*.json 2>/dev/null | grep -o '"effective_bits" *: *[0-9.]*' |
+    awk '{value = $NF + 0} value > 0 {printf "%.2f", value; exit}'
 }
 
 tell_result() {
