@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 
 #include "absl/strings/str_cat.h"
@@ -75,7 +76,10 @@ bool IsFinal(v1::JobState state) {
 
 struct Client::Stubs {
   explicit Stubs(const std::string& server)
-      : channel(MakeChannel(server)), jobs(channel), tensors(channel) {}
+      : channel(MakeChannel(server)), jobs(channel), tensors(channel) {
+    // Never undone: gRPC's shutdown sometimes waits 10 s for a sleeping poller, and the process is about to end.
+    grpc_init();
+  }
   std::shared_ptr<grpc::Channel> channel;
   v1::QuantizationService::Stub jobs;
   v1::TensorService::Stub tensors;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <grpc/grpc.h>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -110,6 +112,7 @@ grpc::Status FakeTensors::QuantizeTensors(
 }
 
 FakeServer::FakeServer() {
+  grpc_init();  // as in client.cc: the library stays up between tests
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);

@@ -162,7 +162,7 @@ TEST_F(SubmitTest, Health) {
 TEST(NoServer, IsUnavailable) {
   CancelToken cancel;
   std::ostringstream out, err;
-  EXPECT_EQ(Run({"-o", "json", "list", "--server", "127.0.0.1:1", "-q"}, out, err, Terminal(), cancel), 5);
+  EXPECT_EQ(client::Run({"-o", "json", "list", "--server", "127.0.0.1:1", "-q"}, out, err, Terminal(), cancel), 5);
   EXPECT_EQ(nlohmann::json::parse(err.str())["error"]["code"], "UNAVAILABLE");
 }
 
