@@ -15,7 +15,8 @@ class Clock {
   virtual ~Clock() = default;
   // Wall clock: for people and for retention only. It may jump.
   virtual absl::Time WallNow() const = 0;
-  // Time since boot, including suspend (CLOCK_BOOTTIME); never goes back. Leases use it together with BootId().
+  // Time since boot, including suspend (CLOCK_BOOTTIME); never goes back. Leases use it together
+  // with BootId().
   virtual absl::Duration SinceBoot() const = 0;
   // Changes at every boot (/proc/sys/kernel/random/boot_id).
   virtual std::string BootId() const = 0;

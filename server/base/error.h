@@ -1,5 +1,6 @@
-// Errors with a stable reason. The text names the tensor, field, limit or byte offset and what to do; the reason and the
-// metadata travel as a payload of the status, so that rpc can turn them into google.rpc.ErrorInfo and RetryInfo.
+// Errors with a stable reason. The text names the tensor, field, limit or byte offset and what to
+// do; the reason and the metadata travel as a payload of the status, so that rpc can turn them into
+// google.rpc.ErrorInfo and RetryInfo.
 #ifndef SINQ_SERVER_BASE_ERROR_H_
 #define SINQ_SERVER_BASE_ERROR_H_
 
@@ -48,14 +49,17 @@ struct ErrorDetails {
   std::optional<absl::Duration> retry_after;     // set only when a retry can help
 };
 
-// A status with details. The message must be a whole sentence.
+// A status with details. The message must be a whole sentence; it is cut at kMaxErrorMessageBytes
+// and made printable UTF-8, because names in it come from hostile files.
 absl::Status MakeError(absl::StatusCode code, Reason reason, absl::string_view message,
-                       std::map<std::string, std::string> metadata = {}, std::optional<absl::Duration> retry_after = {});
+                       std::map<std::string, std::string> metadata = {},
+                       std::optional<absl::Duration> retry_after = {});
 // Details of a status made by MakeError; kUnspecified and empty for any other.
 ErrorDetails GetErrorDetails(const absl::Status& status);
 // The same status with "context: " put before its message; code and payload are kept. OK stays OK.
 absl::Status Annotate(const absl::Status& status, absl::string_view context);
-// Status for errno: ENOSPC and EDQUOT are ResourceExhausted/kDiskFull, ENOENT is NotFound/kSourceNotFound, others kIoError.
+// Status for errno: ENOSPC and EDQUOT are ResourceExhausted/kDiskFull, ENOENT and ENOTDIR are
+// NotFound/kSourceNotFound, EEXIST is AlreadyExists/kOutputExists, others kIoError.
 absl::Status ErrnoToStatus(int error_number, absl::string_view what);
 
 }  // namespace sinq

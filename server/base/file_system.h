@@ -30,30 +30,38 @@ class File {
   virtual absl::Status Sync() = 0;
 };
 
+// One entry as it lies in the directory: a symlink is reported as such and never followed.
 struct DirEntry {
   std::string name;
   bool is_directory = false;
-  uint64_t size_bytes = 0;
+  uint64_t size_bytes = 0;  // of a regular file; 0 otherwise
+  bool is_regular_file = false;
+  bool is_symlink = false;
 };
 
-// A directory opened by descriptor. Every name is relative, resolved beneath this directory (openat2 RESOLVE_BENEATH):
-// "..", absolute paths and symlinks that leave it fail with PermissionDenied/kPathOutsideRoots. Thread-safe.
+// A directory opened by descriptor. Every name is relative, may contain slashes, and is resolved
+// beneath this directory by the kernel (openat2 with RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS): "..",
+// absolute paths and symlinks that leave it fail with PermissionDenied/kPathOutsideRoots. ""
+// and "." mean the directory itself where one can be meant. Thread-safe.
 class Directory {
  public:
   virtual ~Directory() = default;
-  virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(absl::string_view name) const = 0;  // regular files only
-  // Opens for reading and writing; creates it if missing.
+  // Regular files only: a FIFO or device is refused without waiting for it.
+  virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(absl::string_view name) const = 0;
+  // Opens for reading and writing; creates it if missing. Never through a symlink.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForWrite(absl::string_view name) = 0;
   virtual absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(absl::string_view name) const = 0;
   // AlreadyExists if there is any entry of that name.
   virtual absl::Status MakeDirectory(absl::string_view name) = 0;
-  virtual absl::StatusOr<std::vector<DirEntry>> List(size_t max_entries) const = 0;  // sorted by name
+  // Sorted by name, without "." and "..". ResourceExhausted/kLimitExceeded beyond `max_entries`.
+  virtual absl::StatusOr<std::vector<DirEntry>> List(size_t max_entries) const = 0;
+  // Any entry, a dangling symlink too. False also when `name` may not be looked at.
   virtual bool Exists(absl::string_view name) const = 0;
   // Within this directory. AlreadyExists if `to` exists (renameat2 RENAME_NOREPLACE).
   virtual absl::Status Rename(absl::string_view from, absl::string_view to) = 0;
   virtual absl::Status RemoveFile(absl::string_view name) = 0;
   virtual absl::Status RemoveTree(absl::string_view name) = 0;  // OK if absent
-  virtual absl::Status Sync() = 0;                              // makes entries durable
+  virtual absl::Status Sync() = 0;  // makes entries durable
   virtual absl::StatusOr<uint64_t> FreeBytes() const = 0;
 };
 
@@ -68,14 +76,16 @@ struct ResolvedPath {
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
-  // `uri`: an absolute path or file:///path; no other scheme, no host, no "..", no NUL. PermissionDenied/kPathOutsideRoots
-  // outside every root; InvalidArgument for a malformed URI.
+  // `uri`: an absolute path, or file:///path with percent escapes; no other scheme, no host, no "..",
+  // no NUL. PermissionDenied/kPathOutsideRoots outside every root; InvalidArgument for a malformed
+  // URI. Nothing needs to exist. The longest matching root wins.
   virtual absl::StatusOr<ResolvedPath> Resolve(absl::string_view uri) const = 0;
 };
 
-// Roots must be existing directories; NotFound otherwise.
+// Roots must be existing directories; NotFound otherwise. FailedPrecondition on a kernel without
+// openat2 (before Linux 5.6): there is no other way to confine names that holds against races.
 absl::StatusOr<std::unique_ptr<FileSystem>> MakePosixFileSystem(const std::vector<std::string>& roots);
-// One directory by absolute path, for the server's own data.
+// One directory by path, for the server's own data; `create` also makes missing parents.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPosixDirectory(const std::string& path, bool create);
 
 }  // namespace sinq

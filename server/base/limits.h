@@ -1,4 +1,5 @@
-// Every bound of the server, with its derivation. GetCapabilities shows the table; each bound has a test.
+// Every bound of the server, with its derivation. GetCapabilities shows the table; each bound has a
+// test.
 #ifndef SINQ_SERVER_BASE_LIMITS_H_
 #define SINQ_SERVER_BASE_LIMITS_H_
 
@@ -17,17 +18,26 @@ inline constexpr uint64_t kMaxTensorsPerSource = 1'000'000;   // 671B MoE: about
 inline constexpr uint64_t kMaxTensorNameBytes = 512;          // longest known: about 100
 inline constexpr int kMaxTensorRank = 8;                      // conv3d weights have 5
 inline constexpr int kMaxJsonDepth = 32;                      // config.json of VLMs: about 6
-inline constexpr uint64_t kMaxConfigJsonBytes = 8 * kMiB;     // config.json with long id2label tables: about 1 MB
-inline constexpr uint64_t kMaxIndexJsonBytes = 128 * kMiB;    // 100 bytes for each of kMaxTensorsPerSource
-inline constexpr uint64_t kMaxSourceFiles = 10'000;           // 5-digit shard numbers, practical checkpoints: under 1,000
-inline constexpr uint64_t kMaxCopiedFileBytes = 1 * kGiB;     // a tokenizer or chat template; weights are not copied as files
+// config.json with long id2label tables: about 1 MB
+inline constexpr uint64_t kMaxConfigJsonBytes = 8 * kMiB;
+// 100 bytes for each of kMaxTensorsPerSource
+inline constexpr uint64_t kMaxIndexJsonBytes = 128 * kMiB;
+// 5-digit shard numbers, practical checkpoints: under 1,000
+inline constexpr uint64_t kMaxSourceFiles = 10'000;
+// a tokenizer or chat template; weights are not copied as files
+inline constexpr uint64_t kMaxCopiedFileBytes = 1 * kGiB;
 // --- rpc ---
-inline constexpr uint64_t kChunkBytes = 1 * kMiB;             // tensor and artifact chunks sent by the server
-inline constexpr uint64_t kMaxMessageBytes = 4 * kMiB;        // a client chunk of up to 2 MiB, plus framing, twice over
+// tensor and artifact chunks sent by the server
+inline constexpr uint64_t kChunkBytes = 1 * kMiB;
+// a client chunk of up to 2 MiB, plus framing, twice over
+inline constexpr uint64_t kMaxMessageBytes = 4 * kMiB;
 inline constexpr uint64_t kMaxClientChunkBytes = 2 * kMiB;
-inline constexpr uint64_t kStreamBudgetBytes = 64 * kMiB;     // buffered per QuantizeTensors stream and direction beyond one tensor
-inline constexpr int kMaxConcurrentStreams = 256;             // per connection: open+cancel floods stay cheap
-inline constexpr int kMaxTensorStreams = 16;                  // QuantizeTensors at once: each may hold its budget and one tensor
+// buffered per QuantizeTensors stream and direction beyond one tensor
+inline constexpr uint64_t kStreamBudgetBytes = 64 * kMiB;
+// per connection: open+cancel floods stay cheap
+inline constexpr int kMaxConcurrentStreams = 256;
+// QuantizeTensors at once: each may hold its budget and one tensor
+inline constexpr int kMaxTensorStreams = 16;
 inline constexpr int kMaxWatchers = 256;
 inline constexpr uint64_t kMaxMetadataBytes = 16 * kKiB;
 // --- jobs ---
@@ -36,7 +46,8 @@ inline constexpr uint64_t kMaxRequestIdBytes = 128;
 inline constexpr uint64_t kMaxUriBytes = 4 * kKiB;            // PATH_MAX
 inline constexpr uint64_t kMaxRegexBytes = 1 * kKiB;
 inline constexpr int kMaxPageSize = 1'000;
-inline constexpr uint64_t kMaxEventsPerJob = 100'000;         // progress is thinned to at most 1 per second: more than a day
+// progress is thinned to at most 1 per second: more than a day
+inline constexpr uint64_t kMaxEventsPerJob = 100'000;
 inline constexpr int kMaxAttempts = 5;
 inline constexpr uint64_t kMaxErrorMessageBytes = 4 * kKiB;
 

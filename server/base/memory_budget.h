@@ -3,6 +3,7 @@
 #define SINQ_SERVER_BASE_MEMORY_BUDGET_H_
 
 #include <cstdint>
+#include <deque>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -11,8 +12,10 @@
 
 namespace sinq {
 
-// Thread-safe. Requests are served in order of arrival, so that a large one cannot starve. A request larger than the whole
-// budget is granted when nothing else is held: that is "the budget plus the largest tensor in flight".
+// Thread-safe. Requests are served in order of arrival, so that a large one cannot starve. A
+// request larger than the whole budget is granted when nothing else is held: that is "the budget
+// plus the largest tensor in flight". Whoever holds a reservation must not wait for a second one:
+// reserve the sum at once. The budget must outlive its reservations.
 class MemoryBudget {
  public:
   explicit MemoryBudget(uint64_t budget_bytes) : budget_bytes_(budget_bytes) {}
@@ -33,7 +36,8 @@ class MemoryBudget {
     uint64_t bytes_ = 0;
   };
 
-  // Blocks until granted; Cancelled as soon as `cancelled` (asked at least every 50 ms while waiting) says so.
+  // Blocks until granted; Cancelled as soon as `cancelled` (asked at least every 50 ms while
+  // waiting, without any lock held) says so.
   absl::StatusOr<Reservation> Reserve(uint64_t bytes, absl::FunctionRef<bool()> cancelled);
   uint64_t budget_bytes() const { return budget_bytes_; }
   uint64_t held_bytes() const;
@@ -41,13 +45,14 @@ class MemoryBudget {
 
  private:
   void Release(uint64_t bytes);
+  bool CanGrant(uint64_t ticket, uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const uint64_t budget_bytes_;
   mutable absl::Mutex mutex_;
   uint64_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t peak_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t serving_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::deque<uint64_t> waiting_ ABSL_GUARDED_BY(mutex_);  // tickets in order of arrival
 };
 
 }  // namespace sinq

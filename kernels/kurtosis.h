@@ -1,0 +1,16 @@
+// Kurtosis of a whole tensor, the gate of profile upstream (README.md section 3).
+#ifndef SINQ_KERNELS_KURTOSIS_H_
+#define SINQ_KERNELS_KURTOSIS_H_
+
+#include "kernels/matrix_view.h"
+
+namespace sinq::kernels {
+
+inline constexpr double kKurtosisGate = 5.0;
+
+// Non-excess kurtosis, variance floored at 1e-6; `in` must be finite.
+double Kurtosis(const MatrixView& in);
+
+}  // namespace sinq::kernels
+
+#endif  // SINQ_KERNELS_KURTOSIS_H_

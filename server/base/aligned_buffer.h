@@ -1,0 +1,46 @@
+// A buffer that starts on a cache line, which SIMD loads and O_DIRECT-like readers want.
+#ifndef SINQ_SERVER_BASE_ALIGNED_BUFFER_H_
+#define SINQ_SERVER_BASE_ALIGNED_BUFFER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace sinq {
+
+// Movable, not thread-safe. The content of a new buffer is unspecified unless zeroed.
+class AlignedBuffer {
+ public:
+  static constexpr size_t kAlignmentBytes = 64;
+
+  AlignedBuffer() = default;
+  // ResourceExhausted/kMemoryBudgetTooSmall when the allocator refuses; never throws. Bound
+  // `size_bytes` by something real (a file's length, a budget) before asking.
+  static absl::StatusOr<AlignedBuffer> Allocate(uint64_t size_bytes);
+  // The same, filled with zeros.
+  static absl::StatusOr<AlignedBuffer> AllocateZeroed(uint64_t size_bytes);
+
+  std::byte* data() { return data_.get(); }
+  const std::byte* data() const { return data_.get(); }
+  uint64_t SizeBytes() const { return size_bytes_; }
+  absl::Span<std::byte> span() { return {data_.get(), static_cast<size_t>(size_bytes_)}; }
+  absl::Span<const std::byte> span() const {
+    return {data_.get(), static_cast<size_t>(size_bytes_)};
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const;
+  };
+  AlignedBuffer(std::byte* data, uint64_t size_bytes) : data_(data), size_bytes_(size_bytes) {}
+
+  std::unique_ptr<std::byte[], Free> data_;
+  uint64_t size_bytes_ = 0;
+};
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_BASE_ALIGNED_BUFFER_H_

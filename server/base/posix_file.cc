@@ -1,0 +1,99 @@
+#include "server/base/posix_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+
+namespace sinq {
+namespace {
+
+// The kernel moves at most about 2 GiB per call anyway.
+constexpr size_t kMaxTransferBytes = size_t{1} << 30;
+
+bool FitsOffT(uint64_t offset, uint64_t size_bytes) {
+  constexpr uint64_t kMax = static_cast<uint64_t>(std::numeric_limits<off_t>::max());
+  return offset <= kMax && size_bytes <= kMax - offset;
+}
+
+// Reserves blocks; a file system that cannot (NFSv3, some FUSE) only gets its length set.
+int Allocate(int fd, off_t size_bytes) {
+  int result = 0;
+  do {
+    result = ::fallocate(fd, 0, 0, size_bytes);
+  } while (result != 0 && errno == EINTR);
+  return result == 0 || errno == EOPNOTSUPP || errno == ENOSYS ? 0 : errno;
+}
+
+}  // namespace
+
+absl::Status PosixFile::Fail(int error_number, absl::string_view verb) const {
+  return ErrnoToStatus(error_number, absl::StrCat("Cannot ", verb, " \"", label_, "\""));
+}
+
+absl::StatusOr<uint64_t> PosixFile::Size() const {
+  struct stat info = {};
+  if (::fstat(fd_.get(), &info) != 0) return Fail(errno, "examine");
+  return static_cast<uint64_t>(info.st_size);
+}
+
+absl::Status PosixFile::ReadAt(uint64_t offset, absl::Span<std::byte> out) const {
+  if (!FitsOffT(offset, out.size())) return Fail(EOVERFLOW, "read");
+  size_t done = 0;
+  while (done < out.size()) {
+    const size_t want = std::min(out.size() - done, kMaxTransferBytes);
+    const ssize_t got =
+        ::pread(fd_.get(), out.data() + done, want, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return Fail(errno, "read");
+    if (got == 0) {
+      return MakeError(absl::StatusCode::kOutOfRange, Reason::kIoError,
+                       absl::StrCat("\"", label_, "\" ends at byte ", offset + done, ": ",
+                                    out.size() - done, " of the ", out.size(),
+                                    " bytes wanted from byte ", offset, " are missing."),
+                       {{"byte_offset", absl::StrCat(offset + done)}});
+    }
+    done += static_cast<size_t>(got);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PosixFile::WriteAt(uint64_t offset, absl::Span<const std::byte> data) {
+  if (!FitsOffT(offset, data.size())) return Fail(EFBIG, "write");
+  size_t done = 0;
+  while (done < data.size()) {
+    const size_t want = std::min(data.size() - done, kMaxTransferBytes);
+    const ssize_t put =
+        ::pwrite(fd_.get(), data.data() + done, want, static_cast<off_t>(offset + done));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return Fail(errno, "write");
+    if (put == 0) return Fail(EIO, "write");  // would loop for ever
+    done += static_cast<size_t>(put);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PosixFile::Preallocate(uint64_t size_bytes) {
+  if (!FitsOffT(0, size_bytes)) return Fail(EFBIG, "reserve space for");
+  const off_t size = static_cast<off_t>(size_bytes);
+  if (size > 0) {
+    if (const int error = Allocate(fd_.get(), size); error != 0) {
+      return Fail(error, absl::StrCat("reserve ", size_bytes, " bytes for"));
+    }
+  }
+  if (::ftruncate(fd_.get(), size) != 0) return Fail(errno, "set the length of");
+  return absl::OkStatus();
+}
+
+absl::Status PosixFile::Sync() {
+  if (::fdatasync(fd_.get()) != 0) return Fail(errno, "sync");
+  return absl::OkStatus();
+}
+
+}  // namespace sinq
