@@ -15,7 +15,8 @@ bool IsRetryable(const absl::Status& status) {
 }
 
 bool IsBrokenStream(const absl::Status& status) {
-  // A connection that is cut in mid-stream surfaces as any of these, depending on which frame was the last.
+  // A connection that is cut in mid-stream surfaces as any of these, depending on which frame was
+  // the last.
   return IsRetryable(status) || absl::IsUnknown(status) || absl::IsInternal(status) ||
          absl::IsCancelled(status) || absl::IsResourceExhausted(status);
 }

@@ -18,7 +18,8 @@ struct BackoffPolicy {
 class Backoff {
  public:
   explicit Backoff(BackoffPolicy policy) : policy_(policy), next_(policy.first) {}
-  // The next wait: grows by the factor up to the longest, with 20 % of jitter so that many clients do not come back at once.
+  // The next wait: grows by the factor up to the longest, with 20 % of jitter so that many clients
+  // do not come back at once.
   absl::Duration Next();
   void Reset() { next_ = policy_.first; }
 
@@ -28,9 +29,11 @@ class Backoff {
   absl::BitGen random_;
 };
 
-// The same request may succeed when it is sent again. RESOURCE_EXHAUSTED is left to the user: the server named when.
+// The same request may succeed when it is sent again. RESOURCE_EXHAUSTED is left to the user: the
+// server named when.
 bool IsRetryable(const absl::Status& status);
-// A stream that broke like this may go on from where it was: also what a dying server or proxy leaves behind.
+// A stream that broke like this may go on from where it was: also what a dying server or proxy
+// leaves behind.
 bool IsBrokenStream(const absl::Status& status);
 
 }  // namespace sinq::client

@@ -12,10 +12,12 @@
 
 namespace sinq::client {
 
-// Thread-safe. Cannot be called from a signal handler; a thread that waits for signals calls Cancel.
+// Thread-safe. Cannot be called from a signal handler; a thread that waits for signals calls
+// Cancel.
 class CancelToken {
  public:
-  // While it lives, Cancel runs `action` (at once when cancelled already). The action must not block.
+  // While it lives, Cancel runs `action` (at once when cancelled already). The action must not
+  // block.
   class Scope {
    public:
     Scope(CancelToken& token, std::function<void()> action);

@@ -1,11 +1,11 @@
 #include "client/client.h"
 
+#include <grpc/grpc.h>
+#include <grpcpp/grpcpp.h>
+
 #include <algorithm>
 #include <string>
 #include <utility>
-
-#include <grpc/grpc.h>
-#include <grpcpp/grpcpp.h>
 
 #include "absl/strings/str_cat.h"
 #include "client/error_details.h"
@@ -18,19 +18,24 @@ namespace {
 
 // Plan pages hold up to 10,000 tensors; everything else is about 1 MiB.
 constexpr int kMaxReceiveBytes = 64 * 1024 * 1024;
-// The largest plan has a million tensors in pages of 10,000; more pages mean a token that never ends.
+// The largest plan has a million tensors in pages of 10,000; more pages mean a token that never
+// ends.
 constexpr int kMaxPages = 1000;
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxReceiveBytes);
-  // An http_proxy variable is meant for the web, not for a service on the loopback or the local network.
+  // An http_proxy variable is meant for the web, not for a service on the loopback or the local
+  // network.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // The client decides when to try again; gRPC's own waiting must not make those attempts fail unmade.
+  // The client decides when to try again; gRPC's own waiting must not make those attempts fail
+  // unmade.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  // In spite of its name this is the time that a connection attempt may take.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  // Without this the process shares connections between clients of the same address, also dead ones.
+  // Without this the process shares connections between clients of the same address, also dead
+  // ones.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
 }
@@ -53,9 +58,7 @@ class GrpcTensorStream final : public TensorStream {
  public:
   GrpcTensorStream(v1::TensorService::Stub& stub, absl::Time deadline, CancelToken& cancel)
       : context_(deadline, cancel), stream_(stub.QuantizeTensors(context_.get())) {}
-  bool Write(const v1::QuantizeTensorsRequest& request) override {
-    return stream_->Write(request);
-  }
+  bool Write(const v1::QuantizeTensorsRequest& request) override { return stream_->Write(request); }
   bool WritesDone() override { return stream_->WritesDone(); }
   bool Read(v1::QuantizeTensorsResponse* response) override { return stream_->Read(response); }
   absl::Status Finish() override { return FromGrpc(stream_->Finish()); }
@@ -77,7 +80,8 @@ bool IsFinal(v1::JobState state) {
 struct Client::Stubs {
   explicit Stubs(const std::string& server)
       : channel(MakeChannel(server)), jobs(channel), tensors(channel) {
-    // Never undone: gRPC's shutdown sometimes waits 10 s for a sleeping poller, and the process is about to end.
+    // Never undone: gRPC's shutdown sometimes waits 10 s for a sleeping poller, and the process is
+    // about to end.
     grpc_init();
   }
   std::shared_ptr<grpc::Channel> channel;
@@ -86,7 +90,8 @@ struct Client::Stubs {
 };
 
 Client::Client(ClientOptions options, CancelToken& cancel)
-    : options_(std::move(options)), cancel_(cancel),
+    : options_(std::move(options)),
+      cancel_(cancel),
       stubs_(std::make_unique<Stubs>(options_.server)) {}
 
 Client::~Client() = default;
@@ -177,7 +182,8 @@ absl::StatusOr<v1::PlanJobResponse> Client::PlanJob(v1::PlanJobRequest request) 
     }
     request.set_page_token(token);
   }
-  return absl::InternalError(absl::StrCat("The server's plan has more than ", kMaxPages, " pages."));
+  return absl::InternalError(
+      absl::StrCat("The server's plan has more than ", kMaxPages, " pages."));
 }
 
 absl::StatusOr<v1::GetCapabilitiesResponse> Client::GetCapabilities() {
@@ -229,7 +235,8 @@ absl::Status Client::WatchJob(const std::string& job_id, int64_t after_sequence,
     if (final_seen) return absl::OkStatus();
     if (cancel_.cancelled()) return absl::CancelledError("Interrupted.");
     if (status.ok()) {
-      // Either the job had ended before `after_sequence`, or the server stopped sending because it drains.
+      // Either the job had ended before `after_sequence`, or the server stopped sending because it
+      // drains.
       const auto job = GetJob(job_id);
       if (job.ok() && IsFinal(job->state())) return absl::OkStatus();
       status = job.ok() ? absl::UnavailableError("The event stream ended before the job did.")
@@ -259,9 +266,9 @@ absl::Status Client::ReadOnce(const std::string& job_id, const std::string& file
   v1::ReadArtifactResponse response;
   while (local.ok() && reader->Read(&response)) {
     if (response.offset_bytes() != offset) {
-      local = absl::DataLossError(absl::StrCat("The server sent byte ", response.offset_bytes(),
-                                               " of ", file, " where byte ", offset,
-                                               " was expected."));
+      local =
+          absl::DataLossError(absl::StrCat("The server sent byte ", response.offset_bytes(), " of ",
+                                           file, " where byte ", offset, " was expected."));
     } else {
       local = on_bytes(response.chunk());
       offset += static_cast<int64_t>(response.chunk().size());

@@ -1,4 +1,5 @@
-// Typed calls to a sinqd: idempotent calls are repeated when the server cannot be reached, streams go on where they broke.
+// Typed calls to a sinqd: idempotent calls are repeated when the server cannot be reached, streams
+// go on where they broke.
 #ifndef SINQ_CLIENT_CLIENT_H_
 #define SINQ_CLIENT_CLIENT_H_
 
@@ -31,7 +32,8 @@ struct ClientOptions {
   RetryNotice on_retry;
 };
 
-// A QuantizeTensors stream. One thread may write while another reads; Finish after both have ended. Cancel from any thread.
+// A QuantizeTensors stream. One thread may write while another reads; Finish after both have ended.
+// Cancel from any thread.
 class TensorStream {
  public:
   virtual ~TensorStream() = default;
@@ -44,8 +46,9 @@ class TensorStream {
   virtual void Cancel() = 0;
 };
 
-// Statuses of calls have the server's code and message, and its google.rpc.Status as payload (error_details.h reads it).
-// Thread-safe. `cancel` must outlive the client; once it is cancelled every call returns Cancelled.
+// Statuses of calls have the server's code and message, and its google.rpc.Status as payload
+// (error_details.h reads it). Thread-safe. `cancel` must outlive the client; once it is cancelled
+// every call returns Cancelled.
 class Client {
  public:
   Client(ClientOptions options, CancelToken& cancel);
@@ -64,11 +67,13 @@ class Client {
   // grpc.health.v1 status by name: "SERVING", "NOT_SERVING", ...
   absl::StatusOr<std::string> CheckHealth(const std::string& service);
 
-  // Calls `on_event` for each event after `after_sequence`, once and in order, up to the one of a final state; OK then.
-  // Reconnects for ever while the server cannot be reached if `patient`; otherwise until max_attempts in a row failed.
+  // Calls `on_event` for each event after `after_sequence`, once and in order, up to the one of a
+  // final state; OK then. Reconnects for ever while the server cannot be reached if `patient`;
+  // otherwise until max_attempts in a row failed.
   absl::Status WatchJob(const std::string& job_id, int64_t after_sequence, bool patient,
                         const std::function<void(const v1::JobEvent&)>& on_event);
-  // The bytes of a file from `offset_bytes` to its end, in order and without gaps, across broken connections.
+  // The bytes of a file from `offset_bytes` to its end, in order and without gaps, across broken
+  // connections.
   absl::Status ReadArtifact(const std::string& job_id, const std::string& file,
                             int64_t offset_bytes,
                             const std::function<absl::Status(absl::string_view)>& on_bytes);

@@ -1,8 +1,7 @@
 #include "client/completion.h"
 
-#include <vector>
-
 #include <CLI/CLI.hpp>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -42,13 +41,18 @@ std::string BashFunction(const CLI::App& app) {
       "    completion) COMPREPLY=($(compgen -W \"bash zsh\" -- \"$current\")); return ;;\n"
       "  esac\n"
       "  for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
-      "    case \" ", names, " \" in *\" $word \"*) command=\"$word\"; break ;; esac\n"
+      "    case \" ",
+      names,
+      " \" in *\" $word \"*) command=\"$word\"; break ;; esac\n"
       "  done\n"
       "  case \"$command\" in\n"
-      "    \"\") words=\"", names, "\" ;;\n", cases,
+      "    \"\") words=\"",
+      names, "\" ;;\n", cases,
       "  esac\n"
       "  if [[ -z \"$command\" || \"$current\" == -* ]]; then\n"
-      "    COMPREPLY=($(compgen -W \"$words ", absl::StrJoin(OptionNames(app), " "), "\" -- \"$current\"))\n"
+      "    COMPREPLY=($(compgen -W \"$words ",
+      absl::StrJoin(OptionNames(app), " "),
+      "\" -- \"$current\"))\n"
       "  else\n"
       "    COMPREPLY=($(compgen -f -- \"$current\"))\n"
       "  fi\n"
@@ -58,7 +62,8 @@ std::string BashFunction(const CLI::App& app) {
 }  // namespace
 
 std::string CompletionScript(const CLI::App& app, const std::string& shell) {
-  const std::string head = shell == "zsh" ? "#compdef sinqctl\nautoload -U +X bashcompinit && bashcompinit\n" : "";
+  const std::string head =
+      shell == "zsh" ? "#compdef sinqctl\nautoload -U +X bashcompinit && bashcompinit\n" : "";
   return absl::StrCat(head, BashFunction(app), "complete -o filenames -F _sinqctl sinqctl\n");
 }
 

@@ -1,4 +1,5 @@
-// Shell completion scripts, made from the command line's own definition so that they cannot lag behind it.
+// Shell completion scripts, made from the command line's own definition so that they cannot lag
+// behind it.
 #ifndef SINQ_CLIENT_COMPLETION_H_
 #define SINQ_CLIENT_COMPLETION_H_
 

@@ -40,10 +40,11 @@ absl::StatusOr<std::string> FileSha256(const std::string& path, const CancelToke
   const auto file = LocalFile::OpenForRead(path);
   if (!file.ok()) return file.status();
   Sha256 sha;
-  const absl::Status status = file->ForEachChunk(0, file->size_bytes(), [&](absl::string_view bytes) {
-    if (cancel.cancelled()) return absl::CancelledError("Interrupted.");
-    return sha.Update(bytes);
-  });
+  const absl::Status status =
+      file->ForEachChunk(0, file->size_bytes(), [&](absl::string_view bytes) {
+        if (cancel.cancelled()) return absl::CancelledError("Interrupted.");
+        return sha.Update(bytes);
+      });
   if (!status.ok()) return status;
   return sha.Finish();
 }

@@ -15,8 +15,8 @@ using google::protobuf::UnknownFieldSet;
 constexpr char kRpcStatus[] = "type.googleapis.com/google.rpc.Status";
 constexpr char kReason[] = "sinq.client/reason";
 
-// The four small messages of google.rpc are read by field number: their numbers are fixed, and the client then needs
-// no generated code for types that are not ours.
+// The four small messages of google.rpc are read by field number: their numbers are fixed, and the
+// client then needs no generated code for types that are not ours.
 class Fields {
  public:
   explicit Fields(const std::string& bytes) { (void)set_.ParseFromString(bytes); }
@@ -53,7 +53,8 @@ class Fields {
 };
 
 // google.rpc.Status.details = 3; google.protobuf.Any: type_url = 1, value = 2;
-// ErrorInfo: reason = 1, metadata = 3; RetryInfo: retry_delay = 1; Duration: seconds = 1, nanos = 2.
+// ErrorInfo: reason = 1, metadata = 3; RetryInfo: retry_delay = 1; Duration: seconds = 1, nanos
+// = 2.
 void ReadDetail(const Fields& any, ErrorDetails& details) {
   const std::string type = any.Bytes(1);
   const Fields value(any.Bytes(2));

@@ -1,12 +1,13 @@
-// The details that a server sends with an error (google.rpc.ErrorInfo, google.rpc.RetryInfo), and statuses made of them.
+// The details that a server sends with an error (google.rpc.ErrorInfo, google.rpc.RetryInfo), and
+// statuses made of them.
 #ifndef SINQ_CLIENT_ERROR_DETAILS_H_
 #define SINQ_CLIENT_ERROR_DETAILS_H_
+
+#include <grpcpp/grpcpp.h>
 
 #include <map>
 #include <optional>
 #include <string>
-
-#include <grpcpp/grpcpp.h>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -15,7 +16,7 @@
 namespace sinq::client {
 
 struct ErrorDetails {
-  std::string reason;                           // "PATH_OUTSIDE_ROOTS"; empty if the server gave none
+  std::string reason;  // "PATH_OUTSIDE_ROOTS"; empty if the server gave none
   std::map<std::string, std::string> metadata;  // "field", "limit", "tensor", "byte_offset", ...
   std::optional<absl::Duration> retry_after;
 };

@@ -64,10 +64,10 @@ struct Flags {
   WatchFlags watch;
   DownloadFlags download;
   QuantizeFlags quantize;
-  std::string job_id;      // get, cancel, delete, artifacts
-  std::string directory;   // verify
-  std::string service;     // health
-  std::string shell;       // completion
+  std::string job_id;     // get, cancel, delete, artifacts
+  std::string directory;  // verify
+  std::string service;    // health
+  std::string shell;      // completion
 };
 
 // Owns the parser and the struct that it fills. Not thread-safe.
@@ -75,8 +75,9 @@ class CommandLine {
  public:
   CommandLine();
   ~CommandLine();
-  // Parses arguments (without the program's name). True: run flags().command. False: nothing to run (help, version or a
-  // usage error); then `text` is to be printed, `exit_code` says what kind it was.
+  // Parses arguments (without the program's name). True: run flags().command. False: nothing to run
+  // (help, version or a usage error); then `text` is to be printed, `exit_code` says what kind it
+  // was.
   bool Parse(const std::vector<std::string>& arguments, std::string& text, int& exit_code);
   const Flags& flags() const { return flags_; }
   const CLI::App& app() const { return *app_; }

@@ -25,8 +25,8 @@ std::string FormatBytes(int64_t bytes) {
 
 std::string FormatRate(double bytes_per_second) {
   constexpr double kLargest = 9e18;
-  return absl::StrCat(FormatBytes(static_cast<int64_t>(std::clamp(bytes_per_second, 0.0, kLargest))),
-                      "/s");
+  return absl::StrCat(
+      FormatBytes(static_cast<int64_t>(std::clamp(bytes_per_second, 0.0, kLargest))), "/s");
 }
 
 std::string DurationText(absl::Duration duration) {

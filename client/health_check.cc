@@ -23,21 +23,26 @@ const char* StateName(const Empty& response) {
     }
   }
   switch (value) {
-    case 1: return "SERVING";
-    case 2: return "NOT_SERVING";
-    case 3: return "SERVICE_UNKNOWN";
-    default: return "UNKNOWN";
+    case 1:
+      return "SERVING";
+    case 2:
+      return "NOT_SERVING";
+    case 3:
+      return "SERVICE_UNKNOWN";
+    default:
+      return "UNKNOWN";
   }
 }
 
 }  // namespace
 
-grpc::Status HealthCheck(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext* context,
-                         const std::string& service, std::string* state) {
+grpc::Status HealthCheck(const std::shared_ptr<grpc::Channel>& channel,
+                         grpc::ClientContext* context, const std::string& service,
+                         std::string* state) {
   Empty request, response;
   if (!service.empty()) {
     request.GetReflection()->MutableUnknownFields(&request)->AddLengthDelimited(kServiceField,
-                                                                              service);
+                                                                                service);
   }
   grpc::TemplatedGenericStub<Empty, Empty> stub(channel);
   grpc::Status result;

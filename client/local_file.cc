@@ -33,15 +33,19 @@ absl::Status SyncDirectoryOf(const std::string& path) {
 }  // namespace
 
 absl::Status FileError(absl::string_view path, absl::string_view what, int error_number) {
-  const std::string text = absl::StrCat(path, " ", what, ": ",
-                                        std::generic_category().message(error_number), ".");
+  const std::string text =
+      absl::StrCat(path, " ", what, ": ", std::generic_category().message(error_number), ".");
   switch (error_number) {
     case ENOENT:
-    case ENOTDIR: return absl::NotFoundError(text);
+    case ENOTDIR:
+      return absl::NotFoundError(text);
     case EACCES:
-    case EPERM: return absl::PermissionDeniedError(text);
-    case EEXIST: return absl::AlreadyExistsError(text);
-    default: return absl::UnknownError(text);
+    case EPERM:
+      return absl::PermissionDeniedError(text);
+    case EEXIST:
+      return absl::AlreadyExistsError(text);
+    default:
+      return absl::UnknownError(text);
   }
 }
 
@@ -77,7 +81,8 @@ absl::StatusOr<LocalFile> LocalFile::Create(const std::string& path) {
 }
 
 LocalFile::LocalFile(LocalFile&& other) noexcept
-    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)),
+    : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
       size_bytes_(other.size_bytes_) {}
 
 LocalFile& LocalFile::operator=(LocalFile&& other) noexcept {
@@ -94,13 +99,13 @@ LocalFile::~LocalFile() {
 absl::StatusOr<std::string> LocalFile::Read(int64_t offset, int64_t count) const {
   std::string bytes(static_cast<size_t>(count), '\0');
   for (int64_t done = 0; done < count;) {
-    const ssize_t got = pread(descriptor_, bytes.data() + done, static_cast<size_t>(count - done),
-                              offset + done);
+    const ssize_t got =
+        pread(descriptor_, bytes.data() + done, static_cast<size_t>(count - done), offset + done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FileError(path_, "cannot be read", errno);
     if (got == 0) {
-      return absl::OutOfRangeError(absl::StrCat(path_, " ends at byte ", offset + done,
-                                                ", more was expected."));
+      return absl::OutOfRangeError(
+          absl::StrCat(path_, " ends at byte ", offset + done, ", more was expected."));
     }
     done += got;
   }
@@ -108,7 +113,8 @@ absl::StatusOr<std::string> LocalFile::Read(int64_t offset, int64_t count) const
 }
 
 absl::Status LocalFile::ForEachChunk(
-    int64_t offset, int64_t count, const std::function<absl::Status(absl::string_view)>& use) const {
+    int64_t offset, int64_t count,
+    const std::function<absl::Status(absl::string_view)>& use) const {
   for (int64_t done = 0; done < count;) {
     const int64_t piece = std::min(kChunkBytes, count - done);
     const auto bytes = Read(offset + done, piece);

@@ -12,7 +12,8 @@
 
 namespace sinq::client {
 
-// Owns a descriptor. Reads are thread-safe; writes are not. Errors name the path; a missing file is NotFound.
+// Owns a descriptor. Reads are thread-safe; writes are not. Errors name the path; a missing file is
+// NotFound.
 class LocalFile {
  public:
   // A regular file only: a pipe or device would hang or never end.
@@ -47,11 +48,12 @@ class LocalFile {
   int64_t size_bytes_ = 0;
 };
 
-// NotFound for ENOENT, PermissionDenied for EACCES and EPERM, Unknown otherwise; "PATH: what: reason."
+// NotFound for ENOENT, PermissionDenied for EACCES and EPERM, Unknown otherwise; "PATH: what:
+// reason."
 absl::Status FileError(absl::string_view path, absl::string_view what, int error_number);
 bool Exists(const std::string& path);
-// Moves a synced temporary file to its final name and syncs the directory. AlreadyExists if the name is taken and
-// `replace` is not set.
+// Moves a synced temporary file to its final name and syncs the directory. AlreadyExists if the
+// name is taken and `replace` is not set.
 absl::Status PublishFile(const std::string& temporary, const std::string& path, bool replace);
 
 }  // namespace sinq::client

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -69,8 +68,9 @@ absl::Status CheckFile(const std::string& directory, const std::string& name,
   const auto file = LocalFile::OpenForRead(path);
   if (!file.ok()) return file.status();
   if (file->size_bytes() != expected.size_bytes) {
-    report.findings.push_back({name, "size", absl::StrCat("has ", file->size_bytes(), " bytes, should have ",
-                                                          expected.size_bytes)});
+    report.findings.push_back(
+        {name, "size",
+         absl::StrCat("has ", file->size_bytes(), " bytes, should have ", expected.size_bytes)});
     return absl::OkStatus();
   }
   const auto sha = FileSha256(path, cancel);
@@ -130,7 +130,8 @@ absl::StatusOr<VerifyReport> VerifyDirectory(
   if (!file.ok()) return file.status();
   if (file->size_bytes() > kMaxManifestBytes) {
     return absl::InvalidArgumentError(absl::StrCat(file->path(), " has ", file->size_bytes(),
-                                                   " bytes, the limit is ", kMaxManifestBytes, "."));
+                                                   " bytes, the limit is ", kMaxManifestBytes,
+                                                   "."));
   }
   const auto text = file->Read(0, file->size_bytes());
   if (!text.ok()) return text.status();

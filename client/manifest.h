@@ -36,12 +36,15 @@ struct VerifyReport {
   std::vector<Finding> findings;
 };
 
-// Every file of the manifest: present, of its size and digest; and no file besides. NotFound without a manifest.
+// Every file of the manifest: present, of its size and digest; and no file besides. NotFound
+// without a manifest.
 absl::StatusOr<VerifyReport> VerifyDirectory(
     const std::string& directory, const CancelToken& cancel,
-    const std::function<void(int64_t files, int64_t bytes, int64_t all_files, int64_t all_bytes)>& on_file);
+    const std::function<void(int64_t files, int64_t bytes, int64_t all_files, int64_t all_bytes)>&
+        on_file);
 
-// A file name that stays in its directory: no separator, not "." or "..", no control characters, at most 255 bytes.
+// A file name that stays in its directory: no separator, not "." or "..", no control characters, at
+// most 255 bytes.
 bool IsPlainFileName(absl::string_view name);
 
 }  // namespace sinq::client

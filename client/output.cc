@@ -1,8 +1,8 @@
 #include "client/output.h"
 
-#include <vector>
-
 #include <google/protobuf/util/json_util.h>
+
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -28,7 +28,8 @@ std::string TimeText(bool set, const google::protobuf::Timestamp& time) {
 std::string Percent(const v1::JobProgress& progress) {
   if (progress.bytes_total() <= 0) return "-";
   return absl::StrCat(static_cast<int>(100.0 * static_cast<double>(progress.bytes_done()) /
-                                       static_cast<double>(progress.bytes_total())), "%");
+                                       static_cast<double>(progress.bytes_total())),
+                      "%");
 }
 
 std::string RecipeText(const v1::Recipe& recipe) {
@@ -72,13 +73,15 @@ std::string ActionName(v1::TensorAction action) {
 std::string JobText(const v1::Job& job) {
   const v1::JobProgress& p = job.progress();
   Table table({"JOB", job.job_id()});
-  table.Add({"state", StateName(job.state()) + (job.cancel_requested() ? " (cancel requested)" : "")});
+  table.Add(
+      {"state", StateName(job.state()) + (job.cancel_requested() ? " (cancel requested)" : "")});
   table.Add({"source", job.source_uri()});
   table.Add({"output", job.output_uri()});
   table.Add({"recipe", RecipeText(job.recipe())});
   table.Add({"stage", StageName(p.stage())});
-  table.Add({"progress", absl::StrCat(Percent(p), "  ", FormatBytes(p.bytes_done()), "/", FormatBytes(p.bytes_total()),
-                                      "  tensors ", p.tensors_done(), "/", p.tensors_total())});
+  table.Add({"progress", absl::StrCat(Percent(p), "  ", FormatBytes(p.bytes_done()), "/",
+                                      FormatBytes(p.bytes_total()), "  tensors ", p.tensors_done(),
+                                      "/", p.tensors_total())});
   table.Add({"output size", p.output_bytes() > 0 ? FormatBytes(p.output_bytes()) : "-"});
   table.Add({"bits per weight", BitsText(p.effective_bits())});
   table.Add({"attempt", absl::StrCat(job.attempt())});
@@ -97,7 +100,8 @@ std::string JobListText(const v1::ListJobsResponse& list) {
   Table table({"JOB", "STATE", "PROGRESS", "CREATED", "SOURCE", "OUTPUT"});
   for (const v1::Job& job : list.jobs()) {
     table.Add({job.job_id(), StateName(job.state()), Percent(job.progress()),
-               TimeText(job.has_create_time(), job.create_time()), job.source_uri(), job.output_uri()});
+               TimeText(job.has_create_time(), job.create_time()), job.source_uri(),
+               job.output_uri()});
   }
   return table.Render();
 }
@@ -108,8 +112,9 @@ std::string PlanText(const v1::PlanJobResponse& plan) {
     const bool quantized = t.action() == v1::TENSOR_ACTION_QUANTIZE;
     tensors.Add({ActionName(t.action()), t.name(), t.dtype(),
                  FormatShape(std::vector<int64_t>(t.shape().begin(), t.shape().end())),
-                 quantized ? absl::StrCat(t.bits()) : "-", quantized ? absl::StrCat(t.group_size()) : "-",
-                 quantized ? t.aux() : "-", t.reason()});
+                 quantized ? absl::StrCat(t.bits()) : "-",
+                 quantized ? absl::StrCat(t.group_size()) : "-", quantized ? t.aux() : "-",
+                 t.reason()});
   }
   Table files({"FILE", "SIZE"});
   for (const v1::PlannedFile& f : plan.files()) files.Add({f.name(), FormatBytes(f.size_bytes())});
@@ -136,7 +141,8 @@ std::string CapabilitiesText(const v1::GetCapabilitiesResponse& c) {
   Table table({"CAPABILITY", "VALUE"});
   table.Add({"version", c.version()});
   for (const v1::Device& d : c.devices()) {
-    table.Add({"device", absl::StrCat(d.backend(), " ", d.architecture(), ", workers ", d.workers())});
+    table.Add(
+        {"device", absl::StrCat(d.backend(), " ", d.architecture(), ", workers ", d.workers())});
   }
   table.Add({"methods", Joined(c.methods())});
   table.Add({"profiles", Joined(c.profiles())});
@@ -148,15 +154,17 @@ std::string CapabilitiesText(const v1::GetCapabilitiesResponse& c) {
   table.Add({"source schemes", Joined(c.source_schemes())});
   table.Add({"memory budget", FormatBytes(c.memory_budget_bytes())});
   Table limits({"LIMIT", "VALUE", "WHY"});
-  for (const v1::Limit& l : c.limits()) limits.Add({l.name(), absl::StrCat(l.value()), l.derivation()});
+  for (const v1::Limit& l : c.limits())
+    limits.Add({l.name(), absl::StrCat(l.value()), l.derivation()});
   return absl::StrCat(table.Render(), "\n", limits.Render());
 }
 
 std::string EventText(const v1::JobEvent& event) {
   const v1::JobProgress& p = event.progress();
-  std::string text = absl::StrCat(event.sequence(), "  ", TimeText(event.has_event_time(), event.event_time()), "  ",
-                                  StateName(event.state()), "  ", StageName(p.stage()), "  ", Percent(p), "  tensors ",
-                                  p.tensors_done(), "/", p.tensors_total());
+  std::string text =
+      absl::StrCat(event.sequence(), "  ", TimeText(event.has_event_time(), event.event_time()),
+                   "  ", StateName(event.state()), "  ", StageName(p.stage()), "  ", Percent(p),
+                   "  tensors ", p.tensors_done(), "/", p.tensors_total());
   if (!p.tensor().empty()) absl::StrAppend(&text, "  ", p.tensor());
   if (event.has_error()) absl::StrAppend(&text, "  ", event.error().message());
   return Printable(text);

@@ -2,10 +2,10 @@
 #ifndef SINQ_CLIENT_OUTPUT_H_
 #define SINQ_CLIENT_OUTPUT_H_
 
+#include <google/protobuf/message.h>
+
 #include <ostream>
 #include <string>
-
-#include <google/protobuf/message.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,7 +16,8 @@
 
 namespace sinq::client {
 
-// Field for field, with the names of the .proto files and unset fields included. `pretty`: over several lines.
+// Field for field, with the names of the .proto files and unset fields included. `pretty`: over
+// several lines.
 absl::StatusOr<std::string> MessageJson(const google::protobuf::Message& message, bool pretty);
 
 // "RUNNING", "quantize", "COPY".
@@ -37,7 +38,8 @@ class Output {
  public:
   Output(std::ostream& out, OutputFormat format) : out_(out), format_(format) {}
   OutputFormat format() const { return format_; }
-  // The message as JSON, `table` or `name` (each with or without a final newline), by format; flushed.
+  // The message as JSON, `table` or `name` (each with or without a final newline), by format;
+  // flushed.
   absl::Status Print(const google::protobuf::Message& message, absl::string_view table,
                      absl::string_view name, bool pretty = true);
   absl::Status PrintText(absl::string_view text);

@@ -26,7 +26,8 @@ std::string Figures(const ProgressMeter& meter) {
 }  // namespace
 
 void ProgressMeter::Update(const ProgressSample& sample, absl::Time now) {
-  // A resumed attempt may report less than its predecessor: the shown figures wait until it has caught up.
+  // A resumed attempt may report less than its predecessor: the shown figures wait until it has
+  // caught up.
   shown_.stage = sample.stage;
   shown_.bytes_total = std::max(shown_.bytes_total, sample.bytes_total);
   shown_.tensors_total = std::max(shown_.tensors_total, sample.tensors_total);

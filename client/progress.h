@@ -1,4 +1,5 @@
-// Progress of a job or a transfer: the arithmetic (ProgressMeter) and the line on standard error (ProgressPrinter).
+// Progress of a job or a transfer: the arithmetic (ProgressMeter) and the line on standard error
+// (ProgressPrinter).
 #ifndef SINQ_CLIENT_PROGRESS_H_
 #define SINQ_CLIENT_PROGRESS_H_
 
@@ -18,7 +19,8 @@ struct ProgressSample {
   int64_t tensors_done = 0, tensors_total = 0;
 };
 
-// Keeps what was shown from going backwards and computes a rate over the last kWindow. Not thread-safe.
+// Keeps what was shown from going backwards and computes a rate over the last kWindow. Not
+// thread-safe.
 class ProgressMeter {
  public:
   static constexpr absl::Duration kWindow = absl::Seconds(10);
@@ -47,10 +49,11 @@ class ProgressMeter {
 };
 
 struct ProgressStyle {
-  bool enabled = true;    // false: prints nothing
-  bool terminal = false;  // redraws one line; otherwise a plain line when a tenth or ten seconds have passed
+  bool enabled = true;  // false: prints nothing
+  bool terminal =
+      false;  // redraws one line; otherwise a plain line when a tenth or ten seconds have passed
   bool color = false;
-  int width = 80;         // columns of the terminal
+  int width = 80;  // columns of the terminal
 };
 
 // Not thread-safe. Writes only to `err`.

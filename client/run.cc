@@ -33,28 +33,34 @@ absl::Status Dispatch(const CommandLine& line, CommandContext& context) {
   if (name == "capabilities") return RunCapabilities(context);
   if (name == "health") return RunHealth(context, flags.service);
   if (name == "version") return RunVersion(context);
-  if (name == "completion") return context.output.PrintText(CompletionScript(line.app(), flags.shell));
+  if (name == "completion")
+    return context.output.PrintText(CompletionScript(line.app(), flags.shell));
   return absl::InternalError(absl::StrCat("Command ", name, " is not implemented."));
 }
 
 // After a usage error the parsed flags are not all there.
 bool WantsJson(const std::vector<std::string>& arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i] == "-ojson" || (arguments[i] == "-o" && i + 1 < arguments.size() && arguments[i + 1] == "json")) {
+    if (arguments[i] == "-ojson" ||
+        (arguments[i] == "-o" && i + 1 < arguments.size() && arguments[i + 1] == "json")) {
       return true;
     }
   }
   return false;
 }
 
-int NothingToRun(const std::vector<std::string>& arguments, const std::string& text, int exit_code, std::ostream& out,
-                 std::ostream& err) {
+int NothingToRun(const std::vector<std::string>& arguments, const std::string& text, int exit_code,
+                 std::ostream& out, std::ostream& err) {
   if (exit_code == kExitOk) {
     out << text << std::flush;
   } else if (WantsJson(arguments)) {
-    const nlohmann::json error = {{"code", "INVALID_ARGUMENT"}, {"reason", "USAGE"}, {"message", text},
+    const nlohmann::json error = {{"code", "INVALID_ARGUMENT"},
+                                  {"reason", "USAGE"},
+                                  {"message", text},
                                   {"exit_code", exit_code}};
-    err << nlohmann::json{{"error", error}}.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
+    err << nlohmann::json{{"error", error}}.dump(2, ' ', false,
+                                                 nlohmann::json::error_handler_t::replace)
+        << std::endl;
   } else {
     err << text << std::flush;
   }
@@ -63,22 +69,27 @@ int NothingToRun(const std::vector<std::string>& arguments, const std::string& t
 
 }  // namespace
 
-int Run(const std::vector<std::string>& arguments, std::ostream& out, std::ostream& err, const Terminal& terminal,
-        CancelToken& cancel) {
+int Run(const std::vector<std::string>& arguments, std::ostream& out, std::ostream& err,
+        const Terminal& terminal, CancelToken& cancel) {
   CommandLine line;
   std::string text;
   int exit_code = kExitOk;
-  if (!line.Parse(arguments, text, exit_code)) return NothingToRun(arguments, text, exit_code, out, err);
+  if (!line.Parse(arguments, text, exit_code))
+    return NothingToRun(arguments, text, exit_code, out, err);
 
   const GlobalFlags& flags = line.flags().global;
-  ProgressPrinter progress(err, {!flags.quiet, terminal.is_terminal, terminal.color, terminal.columns});
+  ProgressPrinter progress(err,
+                           {!flags.quiet, terminal.is_terminal, terminal.color, terminal.columns});
   ClientOptions options;
   options.server = flags.server;
-  if (flags.timeout_seconds > 0) options.deadline = absl::Now() + absl::Seconds(flags.timeout_seconds);
+  if (flags.timeout_seconds > 0)
+    options.deadline = absl::Now() + absl::Seconds(flags.timeout_seconds);
+  // The client's own version is worth printing without a server, and at once.
+  if (line.flags().command == "version") options.max_attempts = 1;
   options.on_retry = [&](const absl::Status& why, absl::Duration wait) {
     if (flags.quiet) return;
-    progress.Note(absl::StrCat("Connection to ", flags.server, " failed (", why.message(), "); trying again in ",
-                               DurationText(wait), "."));
+    progress.Note(absl::StrCat("Connection to ", flags.server, " failed (", why.message(),
+                               "); trying again in ", DurationText(wait), "."));
   };
   Client client(options, cancel);
   Output output(out, flags.output);

@@ -17,8 +17,8 @@ struct Terminal {
 };
 
 // `arguments` without the program's name. Cancelling the token is the user's Ctrl-C.
-int Run(const std::vector<std::string>& arguments, std::ostream& out, std::ostream& err, const Terminal& terminal,
-        CancelToken& cancel);
+int Run(const std::vector<std::string>& arguments, std::ostream& out, std::ostream& err,
+        const Terminal& terminal, CancelToken& cancel);
 
 }  // namespace sinq::client
 

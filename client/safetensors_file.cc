@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 
@@ -51,8 +50,8 @@ absl::StatusOr<std::string> ReadHeaderText(const LocalFile& file) {
   uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>((*prefix)[i]);
   if (length > static_cast<uint64_t>(kMaxHeaderBytes)) {
-    return Malformed(file, absl::StrCat("its header claims ", length, " bytes at byte 0, the limit is ",
-                                        kMaxHeaderBytes, "."));
+    return Malformed(file, absl::StrCat("its header claims ", length,
+                                        " bytes at byte 0, the limit is ", kMaxHeaderBytes, "."));
   }
   if (static_cast<int64_t>(length) > file.size_bytes() - kPrefixBytes) {
     return Malformed(file, absl::StrCat("its header claims ", length, " bytes, the file has ",
@@ -102,15 +101,16 @@ absl::StatusOr<TensorEntry> ParseEntry(const Json& value, int64_t data_start, in
   const auto begin = range[0].get<int64_t>();
   const auto end = range[1].get<int64_t>();
   if (begin > end || end > file_bytes - data_start || end - begin != entry.size_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("its bytes ", begin, " to ", end, " do not match its shape (", entry.size_bytes,
-                     " bytes) or do not lie in the file (", file_bytes - data_start, " data bytes)."));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "its bytes ", begin, " to ", end, " do not match its shape (", entry.size_bytes,
+        " bytes) or do not lie in the file (", file_bytes - data_start, " data bytes)."));
   }
   entry.offset_bytes = data_start + begin;
   return entry;
 }
 
-absl::Status CheckCoverage(const LocalFile& file, const TensorEntries& entries, int64_t data_start) {
+absl::Status CheckCoverage(const LocalFile& file, const TensorEntries& entries,
+                           int64_t data_start) {
   std::vector<std::pair<int64_t, int64_t>> ranges;
   for (const auto& [name, entry] : entries) {
     ranges.emplace_back(entry.offset_bytes, entry.offset_bytes + entry.size_bytes);
@@ -119,7 +119,8 @@ absl::Status CheckCoverage(const LocalFile& file, const TensorEntries& entries, 
   int64_t position = data_start;
   for (const auto& [begin, end] : ranges) {
     if (begin != position) {
-      return Malformed(file, absl::StrCat("its tensors overlap or leave a hole at byte ", position, "."));
+      return Malformed(file,
+                       absl::StrCat("its tensors overlap or leave a hole at byte ", position, "."));
     }
     position = end;
   }
@@ -132,10 +133,21 @@ absl::Status CheckCoverage(const LocalFile& file, const TensorEntries& entries, 
 
 int64_t DtypeBytes(absl::string_view dtype) {
   static constexpr std::array<std::pair<absl::string_view, int64_t>, 15> kSizes = {{
-      {"BOOL", 1}, {"U8", 1}, {"I8", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
-      {"U16", 2}, {"I16", 2}, {"F16", 2}, {"BF16", 2},
-      {"U32", 4}, {"I32", 4}, {"F32", 4},
-      {"U64", 8}, {"I64", 8}, {"F64", 8},
+      {"BOOL", 1},
+      {"U8", 1},
+      {"I8", 1},
+      {"F8_E4M3", 1},
+      {"F8_E5M2", 1},
+      {"U16", 2},
+      {"I16", 2},
+      {"F16", 2},
+      {"BF16", 2},
+      {"U32", 4},
+      {"I32", 4},
+      {"F32", 4},
+      {"U64", 8},
+      {"I64", 8},
+      {"F64", 8},
   }};
   for (const auto& [name, size] : kSizes) {
     if (name == dtype) return size;
@@ -153,8 +165,8 @@ absl::StatusOr<TensorEntries> ReadSafetensorsHeader(const LocalFile& file) {
   for (const auto& [name, value] : header->items()) {
     if (name == "__metadata__") continue;
     if (name.size() > kMaxTensorNameBytes) {
-      return Malformed(file, absl::StrCat("a tensor name has ", name.size(), " bytes, the limit is ",
-                                          kMaxTensorNameBytes, "."));
+      return Malformed(file, absl::StrCat("a tensor name has ", name.size(),
+                                          " bytes, the limit is ", kMaxTensorNameBytes, "."));
     }
     auto entry = ParseEntry(value, data_start, file.size_bytes());
     if (!entry.ok()) {
@@ -174,8 +186,8 @@ absl::StatusOr<std::string> SafetensorsHeader(const std::map<std::string, Tensor
     if (tensor.size_bytes < 0 || __builtin_add_overflow(position, tensor.size_bytes, &end)) {
       return absl::InvalidArgumentError(absl::StrCat("Tensor ", name, " has an impossible size."));
     }
-    header[name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape},
-                    {"data_offsets", {position, end}}};
+    header[name] = {
+        {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {position, end}}};
     position = end;
   }
   std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -185,7 +197,8 @@ absl::StatusOr<std::string> SafetensorsHeader(const std::map<std::string, Tensor
   return prefix + text;
 }
 
-absl::Status WriteSafetensors(const std::map<std::string, TensorContent>& tensors, LocalFile& file) {
+absl::Status WriteSafetensors(const std::map<std::string, TensorContent>& tensors,
+                              LocalFile& file) {
   const auto header = SafetensorsHeader(tensors);
   if (!header.ok()) return header.status();
   if (absl::Status status = file.Append(*header); !status.ok()) return status;

@@ -1,4 +1,5 @@
-// Local safetensors files: a bounded reader of the header, and a writer of one sorted, contiguous file.
+// Local safetensors files: a bounded reader of the header, and a writer of one sorted, contiguous
+// file.
 #ifndef SINQ_CLIENT_SAFETENSORS_FILE_H_
 #define SINQ_CLIENT_SAFETENSORS_FILE_H_
 
@@ -16,9 +17,9 @@
 namespace sinq::client {
 
 struct TensorEntry {
-  std::string dtype;           // safetensors spelling: "BF16"
+  std::string dtype;  // safetensors spelling: "BF16"
   std::vector<int64_t> shape;
-  int64_t offset_bytes = 0;    // from the start of the file
+  int64_t offset_bytes = 0;  // from the start of the file
   int64_t size_bytes = 0;
 };
 using TensorEntries = std::map<std::string, TensorEntry>;
@@ -30,8 +31,8 @@ inline constexpr size_t kMaxTensorNameBytes = 512;
 // Bytes of one element; 0 for an unknown dtype.
 int64_t DtypeBytes(absl::string_view dtype);
 
-// Checks that sizes match shapes and that the ranges lie in the file, leave no hole and do not overlap.
-// InvalidArgument names the tensor and the byte offset.
+// Checks that sizes match shapes and that the ranges lie in the file, leave no hole and do not
+// overlap. InvalidArgument names the tensor and the byte offset.
 absl::StatusOr<TensorEntries> ReadSafetensorsHeader(const LocalFile& file);
 
 // A tensor to be written, and who provides its bytes.
@@ -43,7 +44,8 @@ struct TensorContent {
   std::function<absl::Status(const std::function<absl::Status(absl::string_view)>& write)> produce;
 };
 
-// 8-byte length, then the JSON header padded with spaces to a multiple of 8. Tensors lie in name order without gaps.
+// 8-byte length, then the JSON header padded with spaces to a multiple of 8. Tensors lie in name
+// order without gaps.
 absl::StatusOr<std::string> SafetensorsHeader(const std::map<std::string, TensorContent>& tensors);
 // Writes the whole file; Internal if a tensor produces more or less than its size.
 absl::Status WriteSafetensors(const std::map<std::string, TensorContent>& tensors, LocalFile& file);

@@ -15,8 +15,8 @@
 
 namespace {
 
-// Turns SIGINT and SIGTERM into Cancel; a second one ends the process at once. Must be made before any other thread, so
-// that all of them inherit the blocked signals.
+// Turns SIGINT and SIGTERM into Cancel; a second one ends the process at once. Must be made before
+// any other thread, so that all of them inherit the blocked signals.
 class SignalWatcher {
  public:
   explicit SignalWatcher(sinq::client::CancelToken& token) : token_(token) {
@@ -53,16 +53,19 @@ sinq::client::Terminal ReadTerminal() {
   const char* no_color = std::getenv("NO_COLOR");
   terminal.color = terminal.is_terminal && (no_color == nullptr || *no_color == '\0');
   winsize size{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) terminal.columns = size.ws_col;
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    terminal.columns = size.ws_col;
   return terminal;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  // gRPC's own log lines ("connect failed") would stand between ours; GRPC_VERBOSITY brings them back.
+  // gRPC's own log lines ("connect failed") would stand between ours; GRPC_VERBOSITY brings them
+  // back.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   sinq::client::CancelToken cancel;
   SignalWatcher signals(cancel);
-  return sinq::client::Run(std::vector<std::string>(argv + 1, argv + argc), std::cout, std::cerr, ReadTerminal(), cancel);
+  return sinq::client::Run(std::vector<std::string>(argv + 1, argv + argc), std::cout, std::cerr,
+                           ReadTerminal(), cancel);
 }

@@ -29,8 +29,8 @@ struct ReceivedArray {
   int64_t size_bytes = 0;
 };
 
-// Use once: Run, then the results. The stream's order of results is the server's choice, so their bytes are spooled to
-// a file; memory stays at a chunk in each direction.
+// Use once: Run, then the results. The stream's order of results is the server's choice, so their
+// bytes are spooled to a file; memory stays at a chunk in each direction.
 class TensorExchange {
  public:
   TensorExchange(const LocalFile& source, LocalFile& spool, std::vector<OutgoingTensor> tensors)
@@ -43,7 +43,8 @@ class TensorExchange {
 
  private:
   absl::Status Send(TensorStream& stream, const v1::Recipe& recipe) const;
-  absl::Status Receive(TensorStream& stream, const std::function<void(const v1::TensorHeader&)>& on_result);
+  absl::Status Receive(TensorStream& stream,
+                       const std::function<void(const v1::TensorHeader&)>& on_result);
   absl::Status ReceiveArray(TensorStream& stream, const std::string& tensor, bool& ended);
 
   const LocalFile& source_;

@@ -1,4 +1,5 @@
-// The commands. Each prints its result and returns why it failed; the process's exit code follows from the status.
+// The commands. Each prints its result and returns why it failed; the process's exit code follows
+// from the status.
 #ifndef SINQ_CLIENT_COMMANDS_COMMANDS_H_
 #define SINQ_CLIENT_COMMANDS_COMMANDS_H_
 
@@ -20,9 +21,11 @@ absl::Status RunSubmit(CommandContext& context, const SubmitFlags& flags);
 absl::Status RunPlan(CommandContext& context, const SubmitFlags& flags);
 // watch_command.cc
 absl::Status RunWatch(CommandContext& context, const WatchFlags& flags);
-// Follows a job to its end with progress on standard error. OK when it succeeded; otherwise why not. `on_event` may be null.
-absl::Status WaitForJob(CommandContext& context, const std::string& job_id, int64_t after_sequence, bool patient,
-                        const std::function<void(const v1::JobEvent&)>& on_event, v1::Job& job);
+// Follows a job to its end with progress on standard error. OK when it succeeded; otherwise why
+// not. `on_event` may be null.
+absl::Status WaitForJob(CommandContext& context, const std::string& job_id, int64_t after_sequence,
+                        bool patient, const std::function<void(const v1::JobEvent&)>& on_event,
+                        v1::Job& job);
 // Where the result is, its size and its bits per weight.
 std::string ResultText(const v1::Job& job);
 // job_commands.cc

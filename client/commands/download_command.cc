@@ -12,10 +12,12 @@
 namespace sinq::client {
 namespace {
 
-// One `download`: files arrive as NAME.part and get their name once their digest is right. Not thread-safe.
+// One `download`: files arrive as NAME.part and get their name once their digest is right. Not
+// thread-safe.
 class Download {
  public:
-  Download(CommandContext& context, const DownloadFlags& flags) : context_(context), flags_(flags) {}
+  Download(CommandContext& context, const DownloadFlags& flags)
+      : context_(context), flags_(flags) {}
 
   absl::Status Run() {
     const auto list = context_.client.ListArtifacts(flags_.job_id);
@@ -49,7 +51,8 @@ class Download {
     }
     selected_.insert(selected_.end(), last.begin(), last.end());
     if (wanted.empty()) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat("Job ", flags_.job_id, " has no file \"", *wanted.begin(), "\"."));
+    return absl::NotFoundError(
+        absl::StrCat("Job ", flags_.job_id, " has no file \"", *wanted.begin(), "\"."));
   }
 
   absl::Status Fetch(const v1::Artifact& artifact) {
@@ -62,7 +65,8 @@ class Download {
       if (absl::Status status = file->Truncate(0); !status.ok()) return status;
     }
     if (file->size_bytes() > 0) {
-      context_.Note(absl::StrCat("Continuing ", artifact.file(), " at ", FormatBytes(file->size_bytes()), "."));
+      context_.Note(absl::StrCat("Continuing ", artifact.file(), " at ",
+                                 FormatBytes(file->size_bytes()), "."));
     }
     Advance(file->size_bytes());
     if (absl::Status status = Receive(artifact, *file); !status.ok()) return status;
@@ -82,7 +86,8 @@ class Download {
       same = *sha == artifact.sha256();
     }
     if (!same) {
-      return absl::AlreadyExistsError(absl::StrCat(path, " exists and is another file. Remove it, or use another --output."));
+      return absl::AlreadyExistsError(
+          absl::StrCat(path, " exists and is another file. Remove it, or use another --output."));
     }
     Advance(artifact.size_bytes());
     return absl::OkStatus();
@@ -91,10 +96,12 @@ class Download {
   absl::Status Receive(const v1::Artifact& artifact, LocalFile& file) {
     if (file.size_bytes() == artifact.size_bytes()) return absl::OkStatus();
     absl::Status status = context_.client.ReadArtifact(
-        flags_.job_id, artifact.file(), file.size_bytes(), [&](absl::string_view bytes) -> absl::Status {
+        flags_.job_id, artifact.file(), file.size_bytes(),
+        [&](absl::string_view bytes) -> absl::Status {
           if (static_cast<int64_t>(bytes.size()) > artifact.size_bytes() - file.size_bytes()) {
-            return absl::DataLossError(absl::StrCat("The server sends more of ", artifact.file(), " than the ",
-                                                    artifact.size_bytes(), " bytes that it listed."));
+            return absl::DataLossError(absl::StrCat("The server sends more of ", artifact.file(),
+                                                    " than the ", artifact.size_bytes(),
+                                                    " bytes that it listed."));
           }
           if (absl::Status appended = file.Append(bytes); !appended.ok()) return appended;
           Advance(static_cast<int64_t>(bytes.size()));
@@ -110,8 +117,9 @@ class Download {
 
   absl::Status Check(const v1::Artifact& artifact, const LocalFile& file, const std::string& part) {
     if (file.size_bytes() != artifact.size_bytes()) {
-      return absl::DataLossError(absl::StrCat(artifact.file(), " ended after ", file.size_bytes(), " of ",
-                                              artifact.size_bytes(), " bytes. Run the command again."));
+      return absl::DataLossError(absl::StrCat(artifact.file(), " ended after ", file.size_bytes(),
+                                              " of ", artifact.size_bytes(),
+                                              " bytes. Run the command again."));
     }
     if (artifact.sha256().empty()) return absl::OkStatus();
     const auto sha = FileSha256(part, context_.cancel);
@@ -120,14 +128,16 @@ class Download {
     // Kept, it would be taken for a good beginning the next time.
     std::error_code ignored;
     std::filesystem::remove(part, ignored);
-    return absl::DataLossError(absl::StrCat(artifact.file(), " has SHA-256 ", *sha, ", the server's manifest says ",
-                                            artifact.sha256(), ". It was removed; run the command again."));
+    return absl::DataLossError(absl::StrCat(artifact.file(), " has SHA-256 ", *sha,
+                                            ", the server's manifest says ", artifact.sha256(),
+                                            ". It was removed; run the command again."));
   }
 
   void Advance(int64_t bytes) {
     bytes_done_ += bytes;
     context_.progress.Update({"download", bytes_done_, bytes_total_, files_done_,
-                              static_cast<int64_t>(selected_.size())}, absl::Now());
+                              static_cast<int64_t>(selected_.size())},
+                             absl::Now());
   }
 
   absl::Status PrintResult() {
@@ -137,8 +147,10 @@ class Download {
       *done.add_artifacts() = artifact;
       absl::StrAppend(&names, artifact.file(), "\n");
     }
-    return context_.output.Print(done, absl::StrCat("Downloaded ", selected_.size(), " files, ",
-                                                    FormatBytes(bytes_total_), ", into ", flags_.output), names);
+    return context_.output.Print(done,
+                                 absl::StrCat("Downloaded ", selected_.size(), " files, ",
+                                              FormatBytes(bytes_total_), ", into ", flags_.output),
+                                 names);
   }
 
   CommandContext& context_;

@@ -30,10 +30,10 @@ absl::Status RunCancel(CommandContext& context, const std::string& job_id) {
   if (!response.ok()) return response.status();
   const v1::Job& job = response->job();
   const bool pending = !IsFinal(job.state());
-  return context.output.Print(
-      *response,
-      absl::StrCat(job.job_id(), "  ", StateName(job.state()), pending ? " (cancel requested)" : ""),
-      job.job_id());
+  return context.output.Print(*response,
+                              absl::StrCat(job.job_id(), "  ", StateName(job.state()),
+                                           pending ? " (cancel requested)" : ""),
+                              job.job_id());
 }
 
 absl::Status RunDelete(CommandContext& context, const std::string& job_id) {

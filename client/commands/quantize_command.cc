@@ -1,10 +1,9 @@
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <regex>
 #include <system_error>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -58,7 +57,8 @@ bool MatchesAny(const std::string& name, const std::vector<std::regex>& expressi
 
 bool IsQuantizable(const TensorEntry& entry) {
   return entry.shape.size() == 2 && entry.size_bytes > 0 &&
-         (entry.dtype == "BF16" || entry.dtype == "F16" || entry.dtype == "F32" || entry.dtype == "F8_E4M3");
+         (entry.dtype == "BF16" || entry.dtype == "F16" || entry.dtype == "F32" ||
+          entry.dtype == "F8_E4M3");
 }
 
 // One `quantize`. Not thread-safe.
@@ -89,7 +89,8 @@ class Quantization {
   absl::Status CheckOutput() const {
     if (flags_.force) return absl::OkStatus();
     for (const std::string& path : {flags_.output, sidecar_path_}) {
-      if (Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " exists; --force replaces it."));
+      if (Exists(path))
+        return absl::AlreadyExistsError(absl::StrCat(path, " exists; --force replaces it."));
     }
     return absl::OkStatus();
   }
@@ -104,7 +105,8 @@ class Quantization {
     std::vector<std::string> taken;
     for (const auto& [name, entry] : entries_) {
       if (!IsQuantizable(entry) || IsBlockScale(name)) continue;
-      if (MatchesAny(name, *exclude) || (!include->empty() && !MatchesAny(name, *include))) continue;
+      if (MatchesAny(name, *exclude) || (!include->empty() && !MatchesAny(name, *include)))
+        continue;
       OutgoingTensor tensor;
       tensor.offset_bytes = entry.offset_bytes;
       tensor.header.set_name(name);
@@ -129,7 +131,8 @@ class Quantization {
     return found != entries_.end() && found->second.dtype == "F8_E4M3";
   }
 
-  absl::Status AddBlockScales(const LocalFile& source, OutgoingTensor& tensor, std::vector<std::string>& taken) const {
+  absl::Status AddBlockScales(const LocalFile& source, OutgoingTensor& tensor,
+                              std::vector<std::string>& taken) const {
     constexpr int64_t kBlock = 128, kMaxScales = 1024 * 1024;
     const std::string name = tensor.header.name() + "_scale_inv";
     const auto found = entries_.find(name);
@@ -137,9 +140,11 @@ class Quantization {
     const TensorEntry& scale = found->second;
     const std::vector<int64_t> expected = {(tensor.header.shape(0) + kBlock - 1) / kBlock,
                                            (tensor.header.shape(1) + kBlock - 1) / kBlock};
-    if (scale.shape != expected || (scale.dtype != "F32" && scale.dtype != "BF16") || scale.size_bytes > kMaxScales) {
-      return absl::InvalidArgumentError(absl::StrCat("Tensor ", name, " is ", scale.dtype, " ", FormatShape(scale.shape),
-                                                     "; F32 or BF16 ", FormatShape(expected), " was expected."));
+    if (scale.shape != expected || (scale.dtype != "F32" && scale.dtype != "BF16") ||
+        scale.size_bytes > kMaxScales) {
+      return absl::InvalidArgumentError(absl::StrCat("Tensor ", name, " is ", scale.dtype, " ",
+                                                     FormatShape(scale.shape), "; F32 or BF16 ",
+                                                     FormatShape(expected), " was expected."));
     }
     const auto bytes = source.Read(scale.offset_bytes, scale.size_bytes);
     if (!bytes.ok()) return bytes.status();
@@ -166,14 +171,16 @@ class Quantization {
     const absl::Status status =
         exchange.Run(*stream, MakeRecipe(flags_.recipe), [&](const v1::TensorHeader& header) {
           bytes += header.size_bytes();
-          context_.progress.Update({"quantize", bytes, bytes_total_, ++done, tensors_total_}, absl::Now());
+          context_.progress.Update({"quantize", bytes, bytes_total_, ++done, tensors_total_},
+                                   absl::Now());
         });
     context_.progress.Finish();
-    return context_.cancel.cancelled() ? absl::CancelledError("Interrupted; nothing was written.") : status;
+    return context_.cancel.cancelled() ? absl::CancelledError("Interrupted; nothing was written.")
+                                       : status;
   }
 
-  absl::StatusOr<std::map<std::string, TensorContent>> Contents(const LocalFile& source, const LocalFile& spool,
-                                                               const TensorExchange& exchange) const {
+  absl::StatusOr<std::map<std::string, TensorContent>> Contents(
+      const LocalFile& source, const LocalFile& spool, const TensorExchange& exchange) const {
     std::map<std::string, TensorContent> contents;
     const auto range = [](const LocalFile& file, int64_t offset, int64_t size) {
       return [&file, offset, size](const std::function<absl::Status(absl::string_view)>& write) {
@@ -181,11 +188,13 @@ class Quantization {
       };
     };
     for (const auto& [name, entry] : entries_) {
-      contents[name] = {entry.dtype, entry.shape, entry.size_bytes, range(source, entry.offset_bytes, entry.size_bytes)};
+      contents[name] = {entry.dtype, entry.shape, entry.size_bytes,
+                        range(source, entry.offset_bytes, entry.size_bytes)};
     }
     for (const auto& [name, array] : exchange.arrays()) {
       if (contents.contains(name)) {
-        return absl::AlreadyExistsError(absl::StrCat("The source already has a tensor named ", name, "."));
+        return absl::AlreadyExistsError(
+            absl::StrCat("The source already has a tensor named ", name, "."));
       }
       contents[name] = {array.dtype, array.shape, array.size_bytes,
                         range(spool, array.spool_offset_bytes, array.size_bytes)};
@@ -198,7 +207,8 @@ class Quantization {
     for (const v1::TensorResult& result : exchange.results()) {
       Json entry = Json::parse(result.sidecar_json(), nullptr, /*allow_exceptions=*/false);
       if (!entry.is_object()) {
-        return absl::InternalError(absl::StrCat("The server's sidecar entry of ", result.name(), " is not JSON."));
+        return absl::InternalError(
+            absl::StrCat("The server's sidecar entry of ", result.name(), " is not JSON."));
       }
       const std::string layer(absl::StripSuffix(result.name(), ".weight"));
       sidecar[layer] = entry.size() == 1 && entry.contains(layer) ? entry[layer] : entry;
@@ -206,7 +216,8 @@ class Quantization {
     return sidecar.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   }
 
-  absl::Status Write(const LocalFile& source, const LocalFile& spool, const TensorExchange& exchange) {
+  absl::Status Write(const LocalFile& source, const LocalFile& spool,
+                     const TensorExchange& exchange) {
     const auto contents = Contents(source, spool, exchange);
     if (!contents.ok()) return contents.status();
     const auto sidecar = Sidecar(exchange);
@@ -227,8 +238,10 @@ class Quantization {
     return status.ok() ? Report(source, *weights, exchange) : status;
   }
 
-  absl::Status Report(const LocalFile& source, const LocalFile& weights, const TensorExchange& exchange) {
-    if (context_.output.format() == OutputFormat::kName) return context_.output.PrintText(flags_.output);
+  absl::Status Report(const LocalFile& source, const LocalFile& weights,
+                      const TensorExchange& exchange) {
+    if (context_.output.format() == OutputFormat::kName)
+      return context_.output.PrintText(flags_.output);
     if (context_.output.format() == OutputFormat::kJson) {
       Json tensors = Json::array();
       for (const v1::TensorResult& result : exchange.results()) {
@@ -236,13 +249,17 @@ class Quantization {
         if (!json.ok()) return json.status();
         tensors.push_back(Json::parse(*json, nullptr, false));
       }
-      return context_.output.PrintText(
-          Json{{"file", flags_.output}, {"size_bytes", weights.size_bytes()}, {"sidecar", sidecar_path_},
-               {"copied_tensors", entries_.size()}, {"tensors", tensors}}.dump(2));
+      return context_.output.PrintText(Json{
+          {"file", flags_.output},
+          {"size_bytes", weights.size_bytes()},
+          {"sidecar", sidecar_path_},
+          {"copied_tensors", entries_.size()},
+          {"tensors", tensors}}.dump(2));
     }
     Table table({"RESULT", flags_.output});
     table.Add({"sidecar", sidecar_path_});
-    table.Add({"size", absl::StrCat(FormatBytes(weights.size_bytes()), " (from ", FormatBytes(source.size_bytes()), ")")});
+    table.Add({"size", absl::StrCat(FormatBytes(weights.size_bytes()), " (from ",
+                                    FormatBytes(source.size_bytes()), ")")});
     table.Add({"quantized", absl::StrCat(exchange.results().size(), " tensors")});
     table.Add({"copied", absl::StrCat(entries_.size(), " tensors")});
     return context_.output.PrintText(table.Render());

@@ -11,7 +11,8 @@
 namespace sinq::client {
 
 v1::Recipe MakeRecipe(const RecipeFlags& flags);
-// A path made absolute against the working directory, without "." and ".."; "scheme://..." stays as it is, "" stays empty.
+// A path made absolute against the working directory, without "." and ".."; "scheme://..." stays as
+// it is, "" stays empty.
 std::string AbsoluteUri(absl::string_view path_or_uri);
 // 128 random bits in hex, after "ctl-".
 std::string NewRequestId();

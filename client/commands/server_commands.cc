@@ -8,7 +8,8 @@ namespace sinq::client {
 absl::Status RunCapabilities(CommandContext& context) {
   const auto capabilities = context.client.GetCapabilities();
   if (!capabilities.ok()) return capabilities.status();
-  return context.output.Print(*capabilities, CapabilitiesText(*capabilities), capabilities->version());
+  return context.output.Print(*capabilities, CapabilitiesText(*capabilities),
+                              capabilities->version());
 }
 
 absl::Status RunHealth(CommandContext& context, const std::string& service) {
@@ -26,7 +27,8 @@ absl::Status RunVersion(CommandContext& context) {
   // The client's own version is worth printing without a server.
   const std::string server = capabilities.ok() ? capabilities->version() : "";
   if (context.output.format() == OutputFormat::kJson) {
-    return context.output.PrintText(nlohmann::json{{"client", SINQ_VERSION}, {"server", server}}.dump(2));
+    return context.output.PrintText(
+        nlohmann::json{{"client", SINQ_VERSION}, {"server", server}}.dump(2));
   }
   if (context.output.format() == OutputFormat::kName) return context.output.PrintText(SINQ_VERSION);
   return context.output.PrintText(absl::StrCat("client  ", SINQ_VERSION, "\nserver  ",

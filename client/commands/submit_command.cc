@@ -24,7 +24,8 @@ absl::Status RunSubmit(CommandContext& context, const SubmitFlags& flags) {
   // The id comes first, so that a script has it whatever happens next.
   if (absl::Status status = context.output.Print(*created, id, id); !status.ok()) return status;
   if (created->replayed()) {
-    context.Note("This request id was used before with the same request: this is the job of that time.");
+    context.Note(
+        "This request id was used before with the same request: this is the job of that time.");
   }
   if (!flags.wait) {
     context.Note(absl::StrCat("Queued. Follow it with: sinqctl watch ", id));

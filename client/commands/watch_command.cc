@@ -10,7 +10,8 @@ namespace {
 absl::Status Outcome(const v1::Job& job) {
   const std::string name = absl::StrCat("Job ", job.job_id());
   switch (job.state()) {
-    case v1::JOB_STATE_SUCCEEDED: return absl::OkStatus();
+    case v1::JOB_STATE_SUCCEEDED:
+      return absl::OkStatus();
     case v1::JOB_STATE_CANCELLED:
       return WithReason(absl::AbortedError(absl::StrCat(name, " was cancelled.")), "CANCELLED");
     case v1::JOB_STATE_EXPIRED:
@@ -21,20 +22,21 @@ absl::Status Outcome(const v1::Job& job) {
                                                         "): ", job.error().message())),
                         job.error().reason());
     default:
-      return absl::InternalError(absl::StrCat(name, " ended its events in a state that is not final."));
+      return absl::InternalError(
+          absl::StrCat(name, " ended its events in a state that is not final."));
   }
 }
 
 ProgressSample ToSample(const v1::JobEvent& event) {
   const v1::JobProgress& p = event.progress();
   const bool queued = event.state() == v1::JOB_STATE_QUEUED;
-  return {queued ? "queued" : StageName(p.stage()), p.bytes_done(), p.bytes_total(), p.tensors_done(),
-          p.tensors_total()};
+  return {queued ? "queued" : StageName(p.stage()), p.bytes_done(), p.bytes_total(),
+          p.tensors_done(), p.tensors_total()};
 }
 
 std::string HowToGoOn(const std::string& job_id, int64_t last) {
-  return absl::StrCat("Job ", job_id, " goes on without you. Follow it with: sinqctl watch ", job_id,
-                      last > 0 ? absl::StrCat(" --after ", last) : "");
+  return absl::StrCat("Job ", job_id, " goes on without you. Follow it with: sinqctl watch ",
+                      job_id, last > 0 ? absl::StrCat(" --after ", last) : "");
 }
 
 }  // namespace
@@ -44,16 +46,18 @@ std::string ResultText(const v1::Job& job) {
   table.Add({"size", FormatBytes(job.progress().output_bytes())});
   table.Add({"bits per weight", absl::StrFormat("%.3f", job.progress().effective_bits())});
   if (job.has_start_time() && job.has_end_time()) {
-    const absl::Duration took = absl::Seconds(job.end_time().seconds() - job.start_time().seconds()) +
-                                absl::Nanoseconds(job.end_time().nanos() - job.start_time().nanos());
+    const absl::Duration took =
+        absl::Seconds(job.end_time().seconds() - job.start_time().seconds()) +
+        absl::Nanoseconds(job.end_time().nanos() - job.start_time().nanos());
     table.Add({"took", DurationText(took)});
   }
   table.Add({"check it with", absl::StrCat("sinqctl verify ", job.output_uri())});
   return table.Render();
 }
 
-absl::Status WaitForJob(CommandContext& context, const std::string& job_id, int64_t after_sequence, bool patient,
-                        const std::function<void(const v1::JobEvent&)>& on_event, v1::Job& job) {
+absl::Status WaitForJob(CommandContext& context, const std::string& job_id, int64_t after_sequence,
+                        bool patient, const std::function<void(const v1::JobEvent&)>& on_event,
+                        v1::Job& job) {
   int64_t last = after_sequence;
   absl::Status status =
       context.client.WatchJob(job_id, after_sequence, patient, [&](const v1::JobEvent& event) {

@@ -13,7 +13,9 @@ TEST(CancelToken, SleepsUntilTheTimeIsOver) {
 TEST(CancelToken, CancelEndsSleepAndRunsActionsOfLivingScopesOnly) {
   CancelToken token;
   int ended = 0, living = 0, late = 0;
-  { CancelToken::Scope scope(token, [&] { ++ended; }); }
+  {
+    CancelToken::Scope scope(token, [&] { ++ended; });
+  }
   CancelToken::Scope scope(token, [&] { ++living; });
   token.Cancel();
   CancelToken::Scope after(token, [&] { ++late; });

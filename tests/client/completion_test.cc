@@ -1,9 +1,9 @@
 #include "client/completion.h"
 
+#include <gtest/gtest.h>
+
 #include <cstdio>
 #include <fstream>
-
-#include <gtest/gtest.h>
 
 #include "client/flags.h"
 
@@ -14,8 +14,9 @@ namespace {
 std::string Offered(const std::string& words) {
   CommandLine line;
   const std::string script = testing::TempDir() + "/completion_test.bash";
-  std::ofstream(script) << CompletionScript(line.app(), "bash") << "COMP_WORDS=(" << words
-                        << ")\nCOMP_CWORD=$((${#COMP_WORDS[@]}-1))\n_sinqctl\necho \"${COMPREPLY[*]}\"\n";
+  std::ofstream(script)
+      << CompletionScript(line.app(), "bash") << "COMP_WORDS=(" << words
+      << ")\nCOMP_CWORD=$((${#COMP_WORDS[@]}-1))\n_sinqctl\necho \"${COMPREPLY[*]}\"\n";
   FILE* pipe = popen(("bash " + script).c_str(), "r");
   std::string text;
   for (int c = 0; (c = fgetc(pipe)) != EOF;) text += static_cast<char>(c);
@@ -26,8 +27,9 @@ std::string Offered(const std::string& words) {
 TEST(Completion, OffersCommands) {
   const std::string offered = Offered("sinqctl su");
   EXPECT_EQ(offered, "submit\n");
-  for (const char* name : {"submit", "plan", "get", "list", "watch", "cancel", "delete", "artifacts", "download",
-                           "verify", "quantize", "capabilities", "health", "version", "completion"}) {
+  for (const char* name :
+       {"submit", "plan", "get", "list", "watch", "cancel", "delete", "artifacts", "download",
+        "verify", "quantize", "capabilities", "health", "version", "completion"}) {
     EXPECT_NE(Offered("sinqctl ''").find(name), std::string::npos) << name;
   }
 }

@@ -1,8 +1,8 @@
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-
-#include <gtest/gtest.h>
 
 #include "client/digest.h"
 #include "tests/client/fake_server.h"
@@ -19,7 +19,9 @@ class DownloadTest : public testing::Test {
     EXPECT_TRUE(sha.Update(server_.tensors.content).ok());
     server_.tensors.sha256 = *sha.Finish();
   }
-  FakeServer::Result Download() { return server_.Run({"download", "job-1", "--output", dir_, "-q"}); }
+  FakeServer::Result Download() {
+    return server_.Run({"download", "job-1", "--output", dir_, "-q"});
+  }
   std::string Content(const std::string& name) const {
     std::ostringstream text;
     text << std::ifstream(dir_ + "/" + name).rdbuf();

@@ -1,7 +1,6 @@
 #include "client/error_details.h"
 
 #include <google/protobuf/unknown_field_set.h>
-
 #include <gtest/gtest.h>
 
 namespace sinq::client {
@@ -36,8 +35,8 @@ TEST(ErrorDetails, ReadsErrorInfoAndRetryInfo) {
   status.AddLengthDelimited(3, Any("google.rpc.ErrorInfo", info));
   status.AddLengthDelimited(3, Any("google.rpc.RetryInfo", retry));
 
-  const absl::Status converted =
-      FromGrpc(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "The queue is full.", Bytes(status)));
+  const absl::Status converted = FromGrpc(
+      grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "The queue is full.", Bytes(status)));
   EXPECT_EQ(converted.code(), absl::StatusCode::kResourceExhausted);
   const ErrorDetails details = GetErrorDetails(converted);
   EXPECT_EQ(details.reason, "QUEUE_FULL");
@@ -46,8 +45,8 @@ TEST(ErrorDetails, ReadsErrorInfoAndRetryInfo) {
 }
 
 TEST(ErrorDetails, BytesThatAreNoMessageGiveNoDetails) {
-  const ErrorDetails details =
-      GetErrorDetails(FromGrpc(grpc::Status(grpc::StatusCode::INTERNAL, "x", "\xff\xff\xff garbage")));
+  const ErrorDetails details = GetErrorDetails(
+      FromGrpc(grpc::Status(grpc::StatusCode::INTERNAL, "x", "\xff\xff\xff garbage")));
   EXPECT_EQ(details.reason, "");
   EXPECT_TRUE(details.metadata.empty());
   EXPECT_FALSE(details.retry_after.has_value());

@@ -1,8 +1,8 @@
 #include "client/exit_code.h"
 
-#include <nlohmann/json.hpp>
-
 #include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
 
 #include "client/error_details.h"
 
@@ -11,30 +11,40 @@ namespace {
 
 TEST(ExitCode, FollowsTheTable) {
   const std::pair<absl::StatusCode, int> kCases[] = {
-      {absl::StatusCode::kOk, 0},                {absl::StatusCode::kAborted, 1},
-      {absl::StatusCode::kInternal, 1},          {absl::StatusCode::kAlreadyExists, 1},
-      {absl::StatusCode::kFailedPrecondition, 1}, {absl::StatusCode::kCancelled, 1},
-      {absl::StatusCode::kInvalidArgument, 2},   {absl::StatusCode::kNotFound, 3},
-      {absl::StatusCode::kUnauthenticated, 4},   {absl::StatusCode::kPermissionDenied, 4},
-      {absl::StatusCode::kUnavailable, 5},       {absl::StatusCode::kResourceExhausted, 5},
-      {absl::StatusCode::kDeadlineExceeded, 6},  {absl::StatusCode::kDataLoss, 7},
+      {absl::StatusCode::kOk, 0},
+      {absl::StatusCode::kAborted, 1},
+      {absl::StatusCode::kInternal, 1},
+      {absl::StatusCode::kAlreadyExists, 1},
+      {absl::StatusCode::kFailedPrecondition, 1},
+      {absl::StatusCode::kCancelled, 1},
+      {absl::StatusCode::kInvalidArgument, 2},
+      {absl::StatusCode::kNotFound, 3},
+      {absl::StatusCode::kUnauthenticated, 4},
+      {absl::StatusCode::kPermissionDenied, 4},
+      {absl::StatusCode::kUnavailable, 5},
+      {absl::StatusCode::kResourceExhausted, 5},
+      {absl::StatusCode::kDeadlineExceeded, 6},
+      {absl::StatusCode::kDataLoss, 7},
   };
   for (const auto& [code, expected] : kCases) {
-    EXPECT_EQ(ExitCodeFor(absl::Status(code, "x"), false), expected) << absl::StatusCodeToString(code);
+    EXPECT_EQ(ExitCodeFor(absl::Status(code, "x"), false), expected)
+        << absl::StatusCodeToString(code);
   }
   EXPECT_EQ(ExitCodeFor(absl::CancelledError("x"), true), 130);
 }
 
 TEST(ExitCode, ExhaustedIsOnlyUnavailableIfItMayPass) {
   const absl::Status full = WithReason(absl::ResourceExhaustedError("x"), "QUEUE_FULL");
-  const absl::Status budget = WithReason(absl::ResourceExhaustedError("x"), "MEMORY_BUDGET_TOO_SMALL");
+  const absl::Status budget =
+      WithReason(absl::ResourceExhaustedError("x"), "MEMORY_BUDGET_TOO_SMALL");
   EXPECT_EQ(ExitCodeFor(full, false), 5);
   EXPECT_EQ(ExitCodeFor(budget, false), 1);
 }
 
 TEST(Failure, TextNamesReasonAndNextStep) {
   GlobalFlags flags;
-  const absl::Status status = WithReason(absl::PermissionDeniedError("/etc is outside."), "PATH_OUTSIDE_ROOTS");
+  const absl::Status status =
+      WithReason(absl::PermissionDeniedError("/etc is outside."), "PATH_OUTSIDE_ROOTS");
   const std::string text = DescribeFailure(status, false, flags);
   EXPECT_NE(text.find("/etc is outside."), std::string::npos);
   EXPECT_NE(text.find("PATH_OUTSIDE_ROOTS"), std::string::npos);
@@ -52,7 +62,8 @@ TEST(Failure, JsonHasCodeReasonAndExitCode) {
 }
 
 TEST(Failure, ServerTextCannotSteerTheTerminal) {
-  EXPECT_EQ(DescribeFailure(absl::InternalError("a\x1b[2Jb"), false, GlobalFlags()).find('\x1b'), std::string::npos);
+  EXPECT_EQ(DescribeFailure(absl::InternalError("a\x1b[2Jb"), false, GlobalFlags()).find('\x1b'),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 #include "tests/client/fake_server.h"
 
-#include <algorithm>
-
 #include <grpc/grpc.h>
+
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -19,8 +19,10 @@ grpc::Status FakeJobs::CreateJob(grpc::ServerContext*, const v1::CreateJobReques
   return grpc::Status::OK;
 }
 
-grpc::Status FakeJobs::GetJob(grpc::ServerContext*, const v1::GetJobRequest* request, v1::GetJobResponse* response) {
-  if (request->job_id() != job.job_id()) return {grpc::StatusCode::NOT_FOUND, "There is no such job."};
+grpc::Status FakeJobs::GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
+                              v1::GetJobResponse* response) {
+  if (request->job_id() != job.job_id())
+    return {grpc::StatusCode::NOT_FOUND, "There is no such job."};
   *response->mutable_job() = job;
   return grpc::Status::OK;
 }
@@ -31,7 +33,8 @@ grpc::Status FakeJobs::WatchJob(grpc::ServerContext* context, const v1::WatchJob
   int sent = 0;
   for (const v1::JobEvent& event : events) {
     if (event.sequence() <= request->after_sequence()) continue;
-    if (break_after_events > 0 && sent == break_after_events) return {grpc::StatusCode::UNAVAILABLE, "cut"};
+    if (break_after_events > 0 && sent == break_after_events)
+      return {grpc::StatusCode::UNAVAILABLE, "cut"};
     v1::WatchJobResponse response;
     *response.mutable_event() = event;
     writer->Write(response);
@@ -87,7 +90,8 @@ grpc::Status FakeTensors::QuantizeTensors(
     if (request.has_header()) tensors.emplace_back(request.header(), "");
     if (request.has_chunk()) tensors.back().second += request.chunk();
     if (request.has_header() && request.header().name() == refuse_tensor) {
-      return {grpc::StatusCode::INVALID_ARGUMENT, absl::StrCat("Tensor ", refuse_tensor, " holds a NaN.")};
+      return {grpc::StatusCode::INVALID_ARGUMENT,
+              absl::StrCat("Tensor ", refuse_tensor, " holds a NaN.")};
     }
   }
   std::reverse(tensors.begin(), tensors.end());

@@ -2,12 +2,12 @@
 #ifndef SINQ_TESTS_CLIENT_FAKE_SERVER_H_
 #define SINQ_TESTS_CLIENT_FAKE_SERVER_H_
 
+#include <grpcpp/grpcpp.h>
+
 #include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
-
-#include <grpcpp/grpcpp.h>
 
 #include "absl/synchronization/mutex.h"
 #include "client/run.h"
@@ -16,32 +16,37 @@
 
 namespace sinq::client {
 
-// Set the fields before a call; read the records after it. Calls of one test come one after another.
+// Set the fields before a call; read the records after it. Calls of one test come one after
+// another.
 class FakeJobs final : public v1::QuantizationService::Service {
  public:
-  v1::Job job;                       // what CreateJob and GetJob return
+  v1::Job job;  // what CreateJob and GetJob return
   std::vector<v1::JobEvent> events;
-  int break_after_events = 0;        // a WatchJob stream ends with UNAVAILABLE after so many events; 0: never
-  bool hang_at_end = false;          // WatchJob does not end before the client does
-  int failures_before_create = 0;    // CreateJob answers UNAVAILABLE so often first
+  int break_after_events =
+      0;  // a WatchJob stream ends with UNAVAILABLE after so many events; 0: never
+  bool hang_at_end = false;        // WatchJob does not end before the client does
+  int failures_before_create = 0;  // CreateJob answers UNAVAILABLE so often first
   std::vector<v1::CreateJobRequest> creates;
   std::vector<int64_t> watched_after;
 
   grpc::Status CreateJob(grpc::ServerContext*, const v1::CreateJobRequest* request,
                          v1::CreateJobResponse* response) override;
-  grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest* request, v1::GetJobResponse* response) override;
+  grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
+                      v1::GetJobResponse* response) override;
   grpc::Status WatchJob(grpc::ServerContext* context, const v1::WatchJobRequest* request,
                         grpc::ServerWriter<v1::WatchJobResponse>* writer) override;
-  grpc::Status PlanJob(grpc::ServerContext*, const v1::PlanJobRequest* request, v1::PlanJobResponse* response) override;
+  grpc::Status PlanJob(grpc::ServerContext*, const v1::PlanJobRequest* request,
+                       v1::PlanJobResponse* response) override;
 };
 
 class FakeTensors final : public v1::TensorService::Service {
  public:
-  std::string content;               // of the only artifact, "model.safetensors"
+  std::string content;  // of the only artifact, "model.safetensors"
   std::string sha256;
-  int64_t break_after_bytes = 0;     // each ReadArtifact stream ends with UNAVAILABLE after so many bytes; 0: never
+  int64_t break_after_bytes =
+      0;  // each ReadArtifact stream ends with UNAVAILABLE after so many bytes; 0: never
   std::vector<int64_t> read_offsets;
-  std::string refuse_tensor;         // QuantizeTensors answers INVALID_ARGUMENT when this one comes
+  std::string refuse_tensor;  // QuantizeTensors answers INVALID_ARGUMENT when this one comes
 
   grpc::Status ListArtifacts(grpc::ServerContext*, const v1::ListArtifactsRequest*,
                              v1::ListArtifactsResponse* response) override;
@@ -50,7 +55,8 @@ class FakeTensors final : public v1::TensorService::Service {
   // "Quantizes" to the tensor's own bytes, in the reverse order of arrival.
   grpc::Status QuantizeTensors(
       grpc::ServerContext*,
-      grpc::ServerReaderWriter<v1::QuantizeTensorsResponse, v1::QuantizeTensorsRequest>* stream) override;
+      grpc::ServerReaderWriter<v1::QuantizeTensorsResponse, v1::QuantizeTensorsRequest>* stream)
+      override;
 };
 
 class FakeServer {

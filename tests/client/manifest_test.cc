@@ -1,9 +1,9 @@
 #include "client/manifest.h"
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
-
-#include <gtest/gtest.h>
 
 namespace sinq::client {
 namespace {
@@ -17,9 +17,13 @@ class VerifyTest : public testing::Test {
     std::filesystem::remove_all(dir_);
     std::filesystem::create_directories(dir_);
     Put("a.bin", "abc");
-    Put(kManifestName, std::string(R"({"job_id": "job-1", "files": [{"name": "a.bin", "size": 3, "sha256": ")") + kAbc + R"("}]})");
+    Put(kManifestName,
+        std::string(R"({"job_id": "job-1", "files": [{"name": "a.bin", "size": 3, "sha256": ")") +
+            kAbc + R"("}]})");
   }
-  void Put(const std::string& name, const std::string& text) { std::ofstream(dir_ + "/" + name) << text; }
+  void Put(const std::string& name, const std::string& text) {
+    std::ofstream(dir_ + "/" + name) << text;
+  }
   std::string Problem() {
     const auto report = VerifyDirectory(dir_, cancel_, [](auto...) {});
     if (!report.ok()) return report.status().ToString();
@@ -58,16 +62,17 @@ TEST_F(VerifyTest, NoManifestIsNotFound) {
 }
 
 TEST(Manifest, FilesMayBeAnObject) {
-  const auto manifest =
-      ParseManifest(std::string(R"({"files": {"a": {"size_bytes": 3, "sha256": ")") + kAbc + R"("}}})");
+  const auto manifest = ParseManifest(
+      std::string(R"({"files": {"a": {"size_bytes": 3, "sha256": ")") + kAbc + R"("}}})");
   ASSERT_TRUE(manifest.ok()) << manifest.status();
   EXPECT_EQ(manifest->at("a").size_bytes, 3);
 }
 
 TEST(Manifest, RefusesNamesThatLeaveTheDirectoryAndHalfEntries) {
-  for (const char* text : {R"({"files": [{"name": "../a", "size": 1, "sha256": "00"}]})", "[]", "{", R"({"files": 3})",
-                           R"({"files": [{"name": "a", "size": -1, "sha256": "00"}]})", R"({"files": [7]})",
-                           R"({"files": [{"name": "a", "size": 1}]})"}) {
+  for (const char* text :
+       {R"({"files": [{"name": "../a", "size": 1, "sha256": "00"}]})", "[]", "{", R"({"files": 3})",
+        R"({"files": [{"name": "a", "size": -1, "sha256": "00"}]})", R"({"files": [7]})",
+        R"({"files": [{"name": "a", "size": 1}]})"}) {
     EXPECT_EQ(ParseManifest(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
 }

@@ -1,9 +1,9 @@
 #include "client/progress.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <sstream>
-
-#include <gtest/gtest.h>
 
 namespace sinq::client {
 namespace {
@@ -12,7 +12,9 @@ constexpr int64_t kMiB = 1024 * 1024;
 
 absl::Time At(int seconds) { return absl::UnixEpoch() + absl::Seconds(seconds); }
 
-ProgressSample Sample(int64_t mib, int64_t tensors) { return {"quantize", mib * kMiB, 100 * kMiB, tensors, 10}; }
+ProgressSample Sample(int64_t mib, int64_t tensors) {
+  return {"quantize", mib * kMiB, 100 * kMiB, tensors, 10};
+}
 
 TEST(ProgressMeter, RateIsOverTheWindowOnly) {
   ProgressMeter meter;
@@ -42,10 +44,12 @@ TEST(ProgressMeter, LineFitsAndNamesEverything) {
   meter.Update(Sample(0, 0), At(0));
   meter.Update(Sample(50, 5), At(1));
   const std::string line = meter.BarLine(120);
-  for (const char* part : {"[###", "50%", "50.0 MiB/100.0 MiB", "50.0 MiB/s", "ETA 1.0s", "tensors 5/10", "quantize"}) {
+  for (const char* part : {"[###", "50%", "50.0 MiB/100.0 MiB", "50.0 MiB/s", "ETA 1.0s",
+                           "tensors 5/10", "quantize"}) {
     EXPECT_NE(line.find(part), std::string::npos) << part << " in " << line;
   }
-  for (int width : {0, 1, 20, 80, 200}) EXPECT_LE(meter.BarLine(width).size(), static_cast<size_t>(width));
+  for (int width : {0, 1, 20, 80, 200})
+    EXPECT_LE(meter.BarLine(width).size(), static_cast<size_t>(width));
 }
 
 TEST(ProgressPrinter, PlainLinesWithoutATerminal) {

@@ -1,10 +1,9 @@
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
-#include <sstream>
-
 #include <nlohmann/json.hpp>
-
-#include <gtest/gtest.h>
+#include <sstream>
 
 #include "client/safetensors_file.h"
 #include "tests/client/fake_server.h"
@@ -19,11 +18,16 @@ class QuantizeTest : public testing::Test {
     std::filesystem::create_directories(dir_);
     auto file = LocalFile::Create(in_);
     EXPECT_TRUE(file.ok());
-    EXPECT_TRUE(WriteSafetensors({{"a.weight", Weight('a')}, {"b.weight", Weight('b')}, {"norm.weight", Norm()}}, *file).ok());
+    EXPECT_TRUE(
+        WriteSafetensors(
+            {{"a.weight", Weight('a')}, {"b.weight", Weight('b')}, {"norm.weight", Norm()}}, *file)
+            .ok());
   }
   static TensorContent Weight(char c) {
     // Larger than one chunk.
-    return {"BF16", {1024, 1024}, 2 << 20, [c](const auto& write) { return write(std::string(2 << 20, c)); }};
+    return {"BF16", {1024, 1024}, 2 << 20, [c](const auto& write) {
+              return write(std::string(2 << 20, c));
+            }};
   }
   static TensorContent Norm() {
     return {"F32", {2}, 8, [](const auto& write) { return write("normnorm"); }};

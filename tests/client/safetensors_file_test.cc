@@ -1,8 +1,8 @@
 #include "client/safetensors_file.h"
 
-#include <fstream>
-
 #include <gtest/gtest.h>
+
+#include <fstream>
 
 namespace sinq::client {
 namespace {
@@ -26,13 +26,16 @@ absl::StatusOr<TensorEntries> ReadHeader(const std::string& json, const std::str
   return Read(Length(json.size()) + json + data);
 }
 
-TensorContent Content(const std::string& dtype, std::vector<int64_t> shape, const std::string& bytes) {
-  return {dtype, std::move(shape), static_cast<int64_t>(bytes.size()), [bytes](const auto& write) { return write(bytes); }};
+TensorContent Content(const std::string& dtype, std::vector<int64_t> shape,
+                      const std::string& bytes) {
+  return {dtype, std::move(shape), static_cast<int64_t>(bytes.size()),
+          [bytes](const auto& write) { return write(bytes); }};
 }
 
 TEST(SafetensorsFile, WhatIsWrittenIsRead) {
-  const std::map<std::string, TensorContent> tensors = {
-      {"b", Content("BF16", {1, 2}, "wxyz")}, {"a", Content("U8", {3}, "abc")}, {"c", Content("F32", {0, 4}, "")}};
+  const std::map<std::string, TensorContent> tensors = {{"b", Content("BF16", {1, 2}, "wxyz")},
+                                                        {"a", Content("U8", {3}, "abc")},
+                                                        {"c", Content("F32", {0, 4}, "")}};
   {
     auto file = LocalFile::Create(Path());
     ASSERT_TRUE(file.ok()) << file.status();
@@ -66,15 +69,18 @@ TEST(SafetensorsFile, RefusesWhatCannotBeRight) {
   EXPECT_TRUE(refused(Read(Length(1000) + "{}")));
   EXPECT_TRUE(refused(Read(Length(~uint64_t{0}) + "{}")));
   EXPECT_TRUE(refused(ReadHeader("[]", "")));
-  EXPECT_TRUE(refused(ReadHeader("{\"a\":{" + good + "}}", "x")));      // past the end
-  EXPECT_TRUE(refused(ReadHeader("{\"a\":{" + good + "}}", "xyz")));    // bytes left over
+  EXPECT_TRUE(refused(ReadHeader("{\"a\":{" + good + "}}", "x")));    // past the end
+  EXPECT_TRUE(refused(ReadHeader("{\"a\":{" + good + "}}", "xyz")));  // bytes left over
   EXPECT_TRUE(refused(ReadHeader("{\"a\":{" + good + "},\"b\":{" + good + "}}", "xy")));  // overlap
   EXPECT_TRUE(refused(ReadHeader("{\"a\":{" + good + "},\"a\":{" + good + "}}", "xy")));  // twice
-  for (const char* entry : {R"("dtype":"Q4","shape":[2],"data_offsets":[0,2])", R"("shape":[2],"data_offsets":[0,2])",
-                            R"("dtype":"U8","shape":[-2],"data_offsets":[0,2])", R"("dtype":"U8","shape":[3],"data_offsets":[0,2])",
-                            R"("dtype":"U8","shape":[2.5],"data_offsets":[0,2])", R"("dtype":"U8","shape":[2],"data_offsets":[2,0])",
-                            R"("dtype":"F64","shape":[4294967296,4294967296],"data_offsets":[0,2])",
-                            R"("dtype":"U8","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,2])"}) {
+  for (const char* entry :
+       {R"("dtype":"Q4","shape":[2],"data_offsets":[0,2])", R"("shape":[2],"data_offsets":[0,2])",
+        R"("dtype":"U8","shape":[-2],"data_offsets":[0,2])",
+        R"("dtype":"U8","shape":[3],"data_offsets":[0,2])",
+        R"("dtype":"U8","shape":[2.5],"data_offsets":[0,2])",
+        R"("dtype":"U8","shape":[2],"data_offsets":[2,0])",
+        R"("dtype":"F64","shape":[4294967296,4294967296],"data_offsets":[0,2])",
+        R"("dtype":"U8","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,2])"}) {
     EXPECT_TRUE(refused(ReadHeader(std::string("{\"a\":{") + entry + "}}", "xy"))) << entry;
   }
 }

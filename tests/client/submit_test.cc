@@ -1,8 +1,7 @@
-#include <thread>
+#include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
-
-#include <gtest/gtest.h>
+#include <thread>
 
 #include "absl/time/clock.h"
 #include "tests/client/fake_server.h"
@@ -135,8 +134,9 @@ TEST_F(SubmitTest, GlobalOptionsBeforeAndAfterTheCommand) {
 }
 
 TEST_F(SubmitTest, EveryCommandHasAnExample) {
-  for (const char* name : {"submit", "plan", "get", "list", "watch", "cancel", "delete", "artifacts", "download",
-                           "verify", "quantize", "capabilities", "health", "version", "completion"}) {
+  for (const char* name :
+       {"submit", "plan", "get", "list", "watch", "cancel", "delete", "artifacts", "download",
+        "verify", "quantize", "capabilities", "health", "version", "completion"}) {
     EXPECT_NE(server_.Run({name, "--help"}).out.find("Example:\n  "), std::string::npos) << name;
   }
 }
@@ -162,7 +162,9 @@ TEST_F(SubmitTest, Health) {
 TEST(NoServer, IsUnavailable) {
   CancelToken cancel;
   std::ostringstream out, err;
-  EXPECT_EQ(client::Run({"-o", "json", "list", "--server", "127.0.0.1:1", "-q"}, out, err, Terminal(), cancel), 5);
+  EXPECT_EQ(client::Run({"-o", "json", "list", "--server", "127.0.0.1:1", "-q"}, out, err,
+                        Terminal(), cancel),
+            5);
   EXPECT_EQ(nlohmann::json::parse(err.str())["error"]["code"], "UNAVAILABLE");
 }
 
