@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <regex>
 #include <set>
@@ -62,7 +63,7 @@ void CheckUri(absl::string_view field, absl::string_view uri, Violations* out) {
     out->Add(field, absl::StrCat("must be at most ", kMaxUriBytes, " bytes; got ", uri.size()));
     return;
   }
-  if (!IsValidUtf8(uri) || PrintableText(uri, uri.size()) != uri) {
+  if (!IsValidUtf8(uri) || PrintableText(uri, 4 * kMaxUriBytes) != uri) {
     out->Add(field, absl::StrCat("must be UTF-8 without control characters; got ", Quote(uri)));
     return;
   }
@@ -147,10 +148,7 @@ class StrictReader {
   void Read(const char* key, int* out) {
     const json* value = Find(key);
     if (value == nullptr) return;
-    // Anything wider than a small number is refused before it is narrowed.
-    if (!value->is_number_integer() || *value > 1'000'000 || *value < -1'000'000) {
-      return Fail(key, "must be a small integer");
-    }
+    if (!IsSmallInteger(*value)) return Fail(key, "must be a small integer");
     *out = value->get<int>();
   }
 
@@ -180,6 +178,13 @@ class StrictReader {
   }
 
  private:
+  // Checked before it is narrowed.
+  static bool IsSmallInteger(const json& value) {
+    constexpr int kSmall = 1'000'000;
+    if (value.is_number_unsigned()) return value.get<uint64_t>() <= kSmall;
+    return value.is_number_integer() && value.get<int64_t>() >= -kSmall;
+  }
+
   const json* Find(const char* key) {
     known_.insert(key);
     const auto found = object_.find(key);

@@ -307,7 +307,7 @@ absl::Status SqliteJobStore::AppendEvent(Row& row, EventKind kind, absl::string_
   Query query = writer_->Prepare(kInsertEvent);
   query.Bind(row.seq).Bind(sequence).Bind(NowUs()).Bind(static_cast<int64_t>(kind));
   query.Bind(JobStateName(job.state)).Bind(EncodeProgress(job.progress));
-  query.Bind(EncodeError(job.error)).Bind(PrintableText(tensor, kMaxTensorNameBytes));
+  query.Bind(EncodeError(job.error)).Bind(PrintableText(tensor, 2 * kMaxTensorNameBytes));
   if (absl::Status status = query.Run(); !status.ok()) return status;
   // A ring: the oldest events go, so that neither a long job nor a busy one grows without bound.
   const int64_t oldest = sequence - static_cast<int64_t>(kMaxEventsPerJob);

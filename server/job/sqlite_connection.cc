@@ -34,7 +34,8 @@ absl::Status CreatePrivately(const std::string& path) {
 
 bool IsDiskFull(int result, int system_error) {
   if ((result & 0xff) == SQLITE_FULL) return true;
-  return (result & 0xff) == SQLITE_IOERR && (system_error == ENOSPC || system_error == EDQUOT);
+  if ((result & 0xff) != SQLITE_IOERR) return false;
+  return system_error == ENOSPC || system_error == EDQUOT;
 }
 
 }  // namespace
