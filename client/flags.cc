@@ -198,6 +198,12 @@ bool CommandLine::Parse(const std::vector<std::string>& arguments, std::string& 
     std::ostringstream out;
     exit_code = app_->exit(error, out, out) == 0 ? 0 : kUsage;
     text = out.str();
+    // CLI11 only says that a command is missing when there is one that it does not know.
+    const std::vector<std::string> unknown = app_->remaining();
+    if (exit_code == kUsage && flags_.command.empty() && app_->get_subcommands().empty() &&
+        !unknown.empty()) {
+      text = "There is no command or option \"" + unknown[0] + "\".\n" + text;
+    }
     return false;
   }
 }

@@ -3,6 +3,7 @@
 #include <google/protobuf/empty.pb.h>
 #include <google/protobuf/unknown_field_set.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/impl/codegen/proto_utils.h>  // SerializationTraits of messages
 
 #include "absl/synchronization/notification.h"
 
