@@ -139,6 +139,8 @@ if [ -x build/release/bin/sinqd ] && [ -x build/release/bin/sinqctl ]; then
     broken "the Python environment of the interop tests"
   fi
 fi
+heading "build (clang, with thread-safety analysis)"
+configure_and_build clang -DSINQ_TESTS=OFF -- sinqd sinqctl && add 1 0 && echo "1 passed"
 if $sanitizers; then
   sanitizer_preset asan
   sanitizer_preset tsan
