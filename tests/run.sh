@@ -146,8 +146,8 @@ if $sanitizers; then
   sanitizer_preset tsan
 else
   # Bounded: what reads hostile bytes or does pointer arithmetic, and links no gRPC, so that it builds quickly.
-  mapfile -t quick < <(cd build/release/bin 2>/dev/null && ls -d base_test job_test source_test export_test kernels_test \
-    sink_test plan_test 2>/dev/null)
+  mapfile -t quick < <(cd build/release/bin 2>/dev/null &&
+    ls -d base_test job_test source_test export_test kernels_test sink_test plan_test 2>/dev/null)
   [ ${#quick[@]} -eq 0 ] || sanitizer_preset asan "${quick[@]}"
 fi
 finish

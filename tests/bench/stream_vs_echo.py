@@ -20,7 +20,8 @@ def main():
     with harness.workspace() as home:
         server = harness.Server(home, "--workers", args.workers).start()
         try:
-            return subprocess.run([harness.BIN / "stream_bench", "--server", server.address, *rest], check=False).returncode
+            command = [harness.BIN / "stream_bench", "--server", server.address, *rest]
+            return subprocess.run(command, check=False).returncode
         finally:
             server.stop()
 
