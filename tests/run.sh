@@ -139,13 +139,15 @@ if [ -x build/release/bin/sinqd ] && [ -x build/release/bin/sinqctl ]; then
     broken "the Python environment of the interop tests"
   fi
 fi
+heading "build (clang, with thread-safety analysis)"
+configure_and_build clang -DSINQ_TESTS=OFF -- sinqd sinqctl && add 1 0 && echo "1 passed"
 if $sanitizers; then
   sanitizer_preset asan
   sanitizer_preset tsan
 else
   # Bounded: what reads hostile bytes or does pointer arithmetic, and links no gRPC, so that it builds quickly.
-  mapfile -t quick < <(cd build/release/bin 2>/dev/null && ls -d base_test job_test source_test export_test kernels_test \
-    sink_test plan_test 2>/dev/null)
+  mapfile -t quick < <(cd build/release/bin 2>/dev/null &&
+    ls -d base_test job_test source_test export_test kernels_test sink_test plan_test 2>/dev/null)
   [ ${#quick[@]} -eq 0 ] || sanitizer_preset asan "${quick[@]}"
 fi
 finish

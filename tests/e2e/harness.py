@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a server process, the command line client, and small checkpoints. Only the standard library."""
+"""What the end-to-end tests share: a server process, the client, small checkpoints. Only the standard library."""
 
 import array
 import contextlib
@@ -60,7 +60,7 @@ def run(*command, timeout=300, env=None, cwd=None):
 
 
 class Server:
-    """sinqd with a data directory of its own under `home`; `home` is its allowed root. May be killed and started again."""
+    """sinqd with a data directory of its own under `home`, its allowed root. May be killed and started again."""
 
     def __init__(self, home, *flags, roots=()):
         self.home = pathlib.Path(home)
@@ -285,9 +285,9 @@ def size_of(shape):
     return count
 
 
-# --- comparing outputs -------------------------------------------------------------------------------------------------
+# --- comparing outputs ---
 def digests(directory):
-    """{file: SHA-256}; of the manifest without what may differ between two runs: the job's id and the output's place."""
+    """{file: SHA-256}; of the manifest without what may differ: the job's id and the place of the output."""
     found = {}
     for path in sorted(p for p in pathlib.Path(directory).rglob("*") if p.is_file()):
         data = path.read_bytes()

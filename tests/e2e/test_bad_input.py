@@ -140,7 +140,7 @@ class BadInputTest(unittest.TestCase):
         self.refused(self.server.submit(SAMPLE, self.home / "x6", "--method", "magic"), 2, "method")
         self.refused(self.server.submit(SAMPLE, self.home / "x6", "--include", "("), 2, "include")
         self.refused(self.server.submit(SAMPLE, self.home / "x6", "--frobnicate"), 2, "frobnicate")
-        self.refused(self.server.ctl("dance"), 2, "dance")
+        self.refused(self.server.ctl("dance"), 2, "command")
 
     def test_all_violations_are_told_at_once(self):
         result = self.server.submit(SAMPLE, self.home / "x7", "--bits", "7", "--group-size", "48")

@@ -1,4 +1,4 @@
-"""kill -9 and SIGTERM in the middle of a job: the next process goes on, and the bytes are those of an undisturbed run."""
+"""kill -9 and SIGTERM in the middle of a job: the next process goes on, the bytes are those of an undisturbed run."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The authors' code (PyPI sinq), as loader and as quantizer. Imported from build/sinq-package or an installed package."""
+"""The authors' code (PyPI sinq), as loader and as quantizer; from build/sinq-package or an installed package."""
 
 import importlib.util
 import json
@@ -51,8 +51,8 @@ def method_name(symmetric, aux):
 def quantize_dense(source, modules, bits=4, group_size=64, symmetric=False, aux="u8", half=False):
     """`source` with the named modules quantized and dequantized by the authors' code: {name: F32 array}.
 
-    half: the path that the authors' models take (W, scales and zeros in F16); otherwise their F32 path, which exists only
-    when the device is the string "cpu".
+    half: the path that the authors' models take (W, scales and zeros in F16); otherwise their F32 path, which
+    exists only when the device is the string "cpu".
     """
     _, _, quantizer = import_sinq()
     dense = {n: native.as_float32(d, a) for n, (d, a) in native.read_checkpoint(source).items()}
@@ -74,7 +74,7 @@ def quantize_dense(source, modules, bits=4, group_size=64, symmetric=False, aux=
 
 
 def save_native(source, out, bits=4, group_size=64, symmetric=False, aux="u8"):
-    """A native checkpoint by the authors' quantizer, written by hand as formats ask: a stand-in for our server's output."""
+    """A native checkpoint by the authors' quantizer, written by hand: a stand-in for our server's output."""
     _, _, quantizer = import_sinq()
     tensors = native.read_checkpoint(source)
     out = pathlib.Path(out)

@@ -2,8 +2,8 @@
 """Opens a SINQ native checkpoint with the authors' loader on CPU and compares it with the dequantized weights.
 
 usage: load_sinq.py DIR [--expect-dense DENSE_DIR] [--sinq CHECKOUT] [--tol 1e-5]
-Without --expect-dense the weights that native.py reads are expected. One JSON line; exit code 1 if logits are not finite
-or differ by more than --tol. CHECKOUT: a work tree of the authors' code instead of the package.
+Without --expect-dense the weights that native.py reads are expected. One JSON line; exit code 1 if logits are not
+finite or differ by more than --tol. CHECKOUT: a work tree of the authors' code instead of the package.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An independent reader of the SINQ native format: numpy and the format's description, none of our or the authors' code.
+"""An independent reader of the SINQ native format: numpy and the format's description, no code of ours or the authors'.
 
 usage: native.py DIR DENSE_DIR      writes an ordinary F32 checkpoint with the dequantized weights
 Arithmetic is the authors' reader's at compute dtype float32: scales and zeros stored in 8 bits are put together in F16,
