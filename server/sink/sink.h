@@ -30,6 +30,8 @@ class Sink {
   virtual absl::Status SyncFile(absl::string_view name) = 0;
   // Writes a whole small file (config, index, manifest) and syncs it. Replaces an earlier one.
   virtual absl::Status PutFile(absl::string_view name, absl::string_view content) = 0;
+  // True when the destination is this job's already: only Publish and reads are left.
+  virtual bool IsPublished() const = 0;
   // Syncs the staging directory, renames it to the destination (never replacing anything), syncs the
   // parent. A repeated call after success is OK. AlreadyExists/kOutputExists if somebody else's
   // directory appeared there; the staging directory is then kept for Abort.

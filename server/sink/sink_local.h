@@ -43,6 +43,7 @@ class LocalSink final : public Sink {
                       absl::Span<std::byte> out) const override;
   absl::Status SyncFile(absl::string_view name) override;
   absl::Status PutFile(absl::string_view name, absl::string_view content) override;
+  bool IsPublished() const override { return published_; }
   absl::Status Publish() override;
   absl::Status Abort() override;
 

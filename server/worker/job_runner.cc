@@ -48,6 +48,7 @@ class Attempt {
     Enter(JobStage::kPlan);
     if (absl::Status status = Plan(); !status.ok()) return status;
     if (absl::Status status = OpenOutput(); !status.ok()) return status;
+    if (already_published_) return FinishPublished();
     Enter(JobStage::kQuantize);
     Checkpointer checkpointer(plan_, *sink_, store_, lease_, options_.checkpoint_interval);
     absl::Status status = Quantize(checkpointer);
@@ -115,6 +116,8 @@ class Attempt {
     absl::StatusOr<std::unique_ptr<Sink>> sink = OpenLocalSink(*path, job_.id);
     if (!sink.ok()) return sink.status();
     sink_ = *std::move(sink);
+    already_published_ = (*sink_).IsPublished();
+    if (already_published_) return absl::OkStatus();
     for (const PlannedFile& file : plan_.files) {
       if (absl::Status status = CreateShard(file); !status.ok()) return Annotate(status, file.name);
     }
@@ -122,6 +125,15 @@ class Attempt {
       const PlannedFile& file = plan_.files[static_cast<size_t>(extra.range.file_index)];
       if (absl::Status status = sink_->WriteAt(file.name, extra.range.offset, Bytes(extra.content)); !status.ok()) return status;
     }
+    return absl::OkStatus();
+  }
+
+  // The earlier attempt died between publishing and saying so.
+  absl::Status FinishPublished() {
+    if (absl::Status status = sink_->Publish(); !status.ok()) return status;
+    progress_.tensors_done = progress_.tensors_total;
+    progress_.bytes_done = progress_.bytes_total;
+    progress_.stage = JobStage::kDone;
     return absl::OkStatus();
   }
 
@@ -212,6 +224,7 @@ class Attempt {
   std::unique_ptr<ModelSource> source_;
   sinq::Plan plan_;
   std::unique_ptr<Sink> sink_;
+  bool already_published_ = false;
   JobProgress progress_;
   std::chrono::steady_clock::time_point stage_begin_;
 };

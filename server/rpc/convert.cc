@@ -1,0 +1,188 @@
+#include "server/rpc/convert.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/time.h"
+#include "server/base/error.h"
+
+namespace sinq {
+namespace {
+
+template <class Text>
+std::string OrDefault(const Text& value, const std::string& fallback) {
+  return value.empty() ? fallback : std::string(value);
+}
+
+sinq::v1::JobState ToProto(JobState state) {
+  switch (state) {
+    case JobState::kQueued: return sinq::v1::JOB_STATE_QUEUED;
+    case JobState::kRunning: return sinq::v1::JOB_STATE_RUNNING;
+    case JobState::kSucceeded: return sinq::v1::JOB_STATE_SUCCEEDED;
+    case JobState::kFailed: return sinq::v1::JOB_STATE_FAILED;
+    case JobState::kCancelled: return sinq::v1::JOB_STATE_CANCELLED;
+    case JobState::kExpired: return sinq::v1::JOB_STATE_EXPIRED;
+  }
+  return sinq::v1::JOB_STATE_UNSPECIFIED;
+}
+
+sinq::v1::JobStage ToProto(JobStage stage) {
+  switch (stage) {
+    case JobStage::kNone: return sinq::v1::JOB_STAGE_UNSPECIFIED;
+    case JobStage::kPlan: return sinq::v1::JOB_STAGE_PLAN;
+    case JobStage::kQuantize: return sinq::v1::JOB_STAGE_QUANTIZE;
+    case JobStage::kCommit: return sinq::v1::JOB_STAGE_COMMIT;
+    case JobStage::kDone: return sinq::v1::JOB_STAGE_DONE;
+  }
+  return sinq::v1::JOB_STAGE_UNSPECIFIED;
+}
+
+void FillProgress(const JobProgress& progress, sinq::v1::JobProgress* out) {
+  out->set_stage(ToProto(progress.stage));
+  out->set_tensors_done(static_cast<int64_t>(progress.tensors_done));
+  out->set_tensors_total(static_cast<int64_t>(progress.tensors_total));
+  out->set_bytes_done(static_cast<int64_t>(progress.bytes_done));
+  out->set_bytes_total(static_cast<int64_t>(progress.bytes_total));
+  out->set_output_bytes(static_cast<int64_t>(progress.output_bytes));
+  out->set_effective_bits(progress.effective_bits);
+}
+
+void FillError(const JobError& error, sinq::v1::JobError* out) {
+  out->set_code(error.code);
+  out->set_reason(std::string(ReasonName(error.reason)));
+  out->set_message(error.message);
+}
+
+void FillTime(absl::Time time, google::protobuf::Timestamp* out) {
+  const absl::Duration since_epoch = time - absl::UnixEpoch();
+  const int64_t seconds = absl::ToUnixSeconds(time);
+  out->set_seconds(seconds);
+  out->set_nanos(static_cast<int32_t>((since_epoch - absl::Seconds(seconds)) / absl::Nanoseconds(1)));
+}
+
+bool IsSet(absl::Time time) { return time != absl::InfinitePast() && time != absl::InfiniteFuture(); }
+
+sinq::v1::TensorAction ToProto(TensorAction action) {
+  switch (action) {
+    case TensorAction::kQuantize: return sinq::v1::TENSOR_ACTION_QUANTIZE;
+    case TensorAction::kCopy: return sinq::v1::TENSOR_ACTION_COPY;
+    case TensorAction::kDrop: return sinq::v1::TENSOR_ACTION_DROP;
+  }
+  return sinq::v1::TENSOR_ACTION_UNSPECIFIED;
+}
+
+void FillRecipe(const JobSpec& spec, sinq::v1::Recipe* out) {
+  out->set_method(spec.method);
+  out->set_profile(spec.profile);
+  out->set_format(spec.format);
+  out->set_bits(spec.bits);
+  out->set_group_size(spec.group_size);
+  out->set_symmetric(spec.symmetric);
+  out->set_aux(spec.aux);
+  for (const std::string& text : spec.include) out->add_include(text);
+  for (const std::string& text : spec.exclude) out->add_exclude(text);
+}
+
+}  // namespace
+
+JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri, const sinq::v1::Recipe& recipe) {
+  JobSpec spec;
+  spec.source_uri = source_uri;
+  spec.output_uri = output_uri;
+  spec.method = OrDefault(recipe.method(), spec.method);
+  spec.profile = OrDefault(recipe.profile(), spec.profile);
+  spec.format = OrDefault(recipe.format(), spec.format);
+  spec.aux = OrDefault(recipe.aux(), spec.aux);
+  if (recipe.bits() != 0) spec.bits = recipe.bits();
+  if (recipe.group_size() != 0) spec.group_size = recipe.group_size();
+  spec.symmetric = recipe.symmetric();
+  spec.include.assign(recipe.include().begin(), recipe.include().end());
+  spec.exclude.assign(recipe.exclude().begin(), recipe.exclude().end());
+  return spec;
+}
+
+absl::StatusOr<kernels::QuantParams> ToQuantParams(const sinq::v1::Recipe& recipe) {
+  const JobSpec spec = ToJobSpec("/stream", "", recipe);
+  if (absl::Status status = ValidateJobSpec(spec, /*needs_output=*/false); !status.ok()) return status;
+  kernels::QuantParams params;
+  kernels::ParseMethod(spec.method, &params.method);
+  kernels::ParseProfile(spec.profile, &params.profile);
+  kernels::ParseAux(spec.aux, &params.aux);
+  params.bits = spec.bits;
+  params.group_size = spec.group_size;
+  params.symmetric = spec.symmetric;
+  if (absl::Status status = kernels::Validate(params); !status.ok()) {
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument, absl::StrCat(status.message(), "."), {{"field", "recipe"}});
+  }
+  return params;
+}
+
+absl::StatusOr<std::vector<JobState>> ParseListFilter(const std::string& filter) {
+  std::vector<JobState> states;
+  if (filter.empty()) return states;
+  absl::string_view rest = filter;
+  bool known = absl::ConsumePrefix(&rest, "state=");
+  for (const absl::string_view name : absl::StrSplit(rest, '|')) {
+    JobState state;
+    known = known && ParseJobState(name, &state);
+    if (known) states.push_back(state);
+  }
+  if (known) return states;
+  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                   absl::StrCat("filter must be \"state=\" and state names joined by \"|\", as in \"state=QUEUED|RUNNING\"; got \"",
+                                filter.substr(0, 100), "\"."), {{"field", "filter"}});
+}
+
+sinq::v1::Job ToProto(const Job& job) {
+  sinq::v1::Job out;
+  out.set_job_id(job.id);
+  out.set_request_id(job.request_id);
+  out.set_source_uri(job.spec.source_uri);
+  out.set_output_uri(job.spec.output_uri);
+  FillRecipe(job.spec, out.mutable_recipe());
+  out.set_state(ToProto(job.state));
+  FillProgress(job.progress, out.mutable_progress());
+  if (!job.error.code.empty()) FillError(job.error, out.mutable_error());
+  out.set_cancel_requested(job.cancel_requested);
+  out.set_attempt(job.attempt);
+  out.set_last_event(static_cast<int64_t>(job.last_event));
+  if (IsSet(job.create_time)) FillTime(job.create_time, out.mutable_create_time());
+  if (IsSet(job.start_time)) FillTime(job.start_time, out.mutable_start_time());
+  if (IsSet(job.end_time)) FillTime(job.end_time, out.mutable_end_time());
+  return out;
+}
+
+sinq::v1::JobEvent ToProto(const JobEvent& event) {
+  sinq::v1::JobEvent out;
+  out.set_sequence(static_cast<int64_t>(event.sequence));
+  FillTime(event.time, out.mutable_event_time());
+  out.set_state(ToProto(event.state));
+  FillProgress(event.progress, out.mutable_progress());
+  out.mutable_progress()->set_tensor(event.tensor);
+  if (!event.error.code.empty()) FillError(event.error, out.mutable_error());
+  return out;
+}
+
+sinq::v1::PlannedTensor ToProto(const PlannedTensor& tensor, const Plan& plan) {
+  sinq::v1::PlannedTensor out;
+  out.set_name(tensor.source.name);
+  out.set_dtype(tensor.source.dtype);
+  for (const int64_t extent : tensor.source.shape) out.add_shape(extent);
+  out.set_action(ToProto(tensor.action));
+  out.set_reason(tensor.reason);
+  if (tensor.action == TensorAction::kQuantize) {
+    out.set_bits(tensor.params.bits);
+    out.set_group_size(tensor.params.group_size);
+    out.set_aux(std::string(kernels::AuxName(tensor.params.aux)));
+  }
+  for (const OutputRange& range : tensor.outputs) {
+    sinq::v1::OutputRange* to = out.add_outputs();
+    to->set_tensor(range.tensor.name);
+    to->set_file(plan.files[static_cast<size_t>(range.file_index)].name);
+    to->set_offset_bytes(static_cast<int64_t>(range.offset));
+    to->set_size_bytes(static_cast<int64_t>(range.tensor.size_bytes));
+  }
+  return out;
+}
+
+}  // namespace sinq

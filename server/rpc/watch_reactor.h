@@ -1,0 +1,45 @@
+// WatchJob: replays events after a sequence number, then follows until the job is final.
+#ifndef SINQ_SERVER_RPC_WATCH_REACTOR_H_
+#define SINQ_SERVER_RPC_WATCH_REACTOR_H_
+
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "absl/synchronization/mutex.h"
+#include "server/rpc/service_context.h"
+#include "server/rpc/unary.h"
+#include "sinq/v1/quantization_service.grpc.pb.h"
+
+namespace sinq {
+
+// Owns a thread while it lives, because it waits for events; kMaxWatchers bounds them. Deletes itself when gRPC is done.
+class WatchReactor final : public grpc::ServerWriteReactor<sinq::v1::WatchJobResponse> {
+ public:
+  WatchReactor(ServiceContext& context, const sinq::v1::WatchJobRequest& request);
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override { stopped_ = true; }
+  void OnDone() override;
+
+ private:
+  void Follow();
+  absl::Status SendEvents();
+  bool Send(const JobEvent& event);
+  bool WriteFinished() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !writing_; }
+
+  ServiceContext& context_;
+  const std::string job_id_;
+  uint64_t after_;
+  const SteadyTime begin_ = std::chrono::steady_clock::now();
+  std::atomic<bool> stopped_ = false;
+  sinq::v1::WatchJobResponse response_;
+  absl::Mutex mutex_;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_RPC_WATCH_REACTOR_H_
