@@ -104,8 +104,7 @@ absl::Status ApplyKey(const std::string& key, const nlohmann::json& value, Serve
 // A variable's text as the JSON value that its key takes.
 absl::StatusOr<nlohmann::json> FromText(const std::string& key, const std::string& text) {
   if (key == "allow_roots") {
-    return nlohmann::json(
-        std::vector<std::string>(absl::StrSplit(text, ':', absl::SkipEmpty())));
+    return nlohmann::json(std::vector<std::string>(absl::StrSplit(text, ':', absl::SkipEmpty())));
   }
   if (key == "insecure") {
     if (text != "true" && text != "false") return Invalid(key, "must be true or false");
@@ -193,9 +192,10 @@ absl::Status ApplyConfigFile(const std::string& path, ServerConfig& config) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   if (!file || !(text << file.rdbuf())) {
-    return MakeError(absl::StatusCode::kNotFound, Reason::kInvalidArgument,
-                     absl::StrCat("Cannot read the configuration file \"", path, "\", or it is empty."),
-                     {{"field", "config"}});
+    return MakeError(
+        absl::StatusCode::kNotFound, Reason::kInvalidArgument,
+        absl::StrCat("Cannot read the configuration file \"", path, "\", or it is empty."),
+        {{"field", "config"}});
   }
   return Annotate(ApplyConfigJson(text.str(), config), path);
 }
@@ -220,10 +220,11 @@ absl::Status ApplyEnvironment(
 absl::Status ValidateConfig(const ServerConfig& config) {
   std::vector<std::string> wrong;
   CheckListen(config, wrong);
-  if (config.data_dir.empty()) wrong.push_back("data_dir: a directory for the job store is needed.");
+  if (config.data_dir.empty())
+    wrong.push_back("data_dir: a directory for the job store is needed.");
   if (config.workers < 0 || config.workers > kMaxWorkers) {
-    wrong.push_back(absl::StrCat("workers: ", config.workers, " is not between 0 and ", kMaxWorkers,
-                                 "."));
+    wrong.push_back(
+        absl::StrCat("workers: ", config.workers, " is not between 0 and ", kMaxWorkers, "."));
   }
   if (config.backend != "auto" && config.backend != "cpu" && config.backend != "cuda") {
     wrong.push_back(
@@ -264,8 +265,9 @@ absl::StatusOr<uint64_t> ParseSize(absl::string_view text) {
     }
   }
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("\"", text, "\" is not a size. Give bytes, or a whole number with a "
-                                            "unit, such as 512MiB or 2GiB."));
+                   absl::StrCat("\"", text,
+                                "\" is not a size. Give bytes, or a whole number with a "
+                                "unit, such as 512MiB or 2GiB."));
 }
 
 }  // namespace sinq

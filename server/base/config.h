@@ -24,21 +24,23 @@ struct ServerConfig {
   uint64_t memory_budget_bytes = 0;               // 0: a quarter of the machine's memory
   bool insecure = false;                          // allows a non-loopback listen without TLS
   int64_t drain_grace_seconds = 30;
-  int64_t lease_duration_seconds = 25;            // a dead worker is noticed within 30 s
-  int64_t retention_seconds = 7 * 24 * 3600;      // of finished jobs
+  int64_t lease_duration_seconds = 25;        // a dead worker is noticed within 30 s
+  int64_t retention_seconds = 7 * 24 * 3600;  // of finished jobs
 
   // One key per field, sorted; what --print-config shows and --config reads.
   std::string ToJson() const;
 };
 
-// The keys of a JSON object replace fields of `config`. Sizes may be numbers or "2GiB". Unknown keys,
-// duplicate keys and wrong types are InvalidArgument naming the key; `config` is then unchanged.
+// The keys of a JSON object replace fields of `config`. Sizes may be numbers or "2GiB". Unknown
+// keys, duplicate keys and wrong types are InvalidArgument naming the key; `config` is then
+// unchanged.
 absl::Status ApplyConfigJson(absl::string_view text, ServerConfig& config);
 // The same from a file chosen by the operator.
 absl::Status ApplyConfigFile(const std::string& path, ServerConfig& config);
-// SINQ_LISTEN, SINQ_METRICS_LISTEN, SINQ_DATA_DIR, SINQ_ALLOW_ROOTS (colon-separated), SINQ_WORKERS,
-// SINQ_BACKEND, SINQ_MEMORY_BUDGET, SINQ_INSECURE (true|false), SINQ_DRAIN_GRACE_SECONDS,
-// SINQ_LEASE_DURATION_SECONDS, SINQ_RETENTION_SECONDS. `get` looks a variable up.
+// SINQ_LISTEN, SINQ_METRICS_LISTEN, SINQ_DATA_DIR, SINQ_ALLOW_ROOTS (colon-separated),
+// SINQ_WORKERS, SINQ_BACKEND, SINQ_MEMORY_BUDGET, SINQ_INSECURE (true|false),
+// SINQ_DRAIN_GRACE_SECONDS, SINQ_LEASE_DURATION_SECONDS, SINQ_RETENTION_SECONDS. `get` looks a
+// variable up.
 absl::Status ApplyEnvironment(
     absl::FunctionRef<std::optional<std::string>(const std::string& name)> get,
     ServerConfig& config);
@@ -47,8 +49,8 @@ absl::Status ApplyEnvironment(
 // there is no TLS yet.
 absl::Status ValidateConfig(const ServerConfig& config);
 
-// "1048576", "64KiB", "2GiB"; whole numbers only ("1.5GB" is refused). B, KiB, MiB, GiB, TiB and the
-// decimal kB, MB, GB, TB.
+// "1048576", "64KiB", "2GiB"; whole numbers only ("1.5GB" is refused). B, KiB, MiB, GiB, TiB and
+// the decimal kB, MB, GB, TB.
 absl::StatusOr<uint64_t> ParseSize(absl::string_view text);
 
 }  // namespace sinq

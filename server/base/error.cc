@@ -115,8 +115,7 @@ absl::Status MakeError(absl::StatusCode code, Reason reason, absl::string_view m
   if (code == absl::StatusCode::kOk) code = absl::StatusCode::kInternal;
   absl::Status status(code, PrintableText(message, kMaxErrorMessageBytes));
   for (auto& [key, value] : metadata) value = PrintableText(value, kMaxMetadataValueBytes);
-  status.SetPayload(kPayloadUrl,
-                    absl::Cord(Serialize({reason, std::move(metadata), retry_after})));
+  status.SetPayload(kPayloadUrl, absl::Cord(Serialize({reason, std::move(metadata), retry_after})));
   return status;
 }
 

@@ -15,12 +15,13 @@
 
 namespace sinq {
 
-// One enum shared by API, metrics and logs; ReasonName gives the wire spelling ("PATH_OUTSIDE_ROOTS").
+// One enum shared by API, metrics and logs; ReasonName gives the wire spelling
+// ("PATH_OUTSIDE_ROOTS").
 enum class Reason : uint8_t {
   kUnspecified,
-  kInvalidArgument,      // a field of a request
-  kMalformedSource,      // safetensors header, index or config that cannot be right
-  kUnsupportedSource,    // a dtype, an already quantized checkpoint
+  kInvalidArgument,    // a field of a request
+  kMalformedSource,    // safetensors header, index or config that cannot be right
+  kUnsupportedSource,  // a dtype, an already quantized checkpoint
   kNonFiniteWeight,
   kPathOutsideRoots,
   kSourceNotFound,
@@ -32,7 +33,7 @@ enum class Reason : uint8_t {
   kQueueFull,
   kJobNotFound,
   kArtifactNotFound,
-  kRequestIdReused,      // same request id, other body
+  kRequestIdReused,  // same request id, other body
   kIllegalTransition,
   kLeaseLost,
   kDraining,
@@ -46,7 +47,7 @@ Reason ReasonFromName(absl::string_view name);
 struct ErrorDetails {
   Reason reason = Reason::kUnspecified;
   std::map<std::string, std::string> metadata;  // "field", "limit", "tensor", "byte_offset", ...
-  std::optional<absl::Duration> retry_after;     // set only when a retry can help
+  std::optional<absl::Duration> retry_after;    // set only when a retry can help
 };
 
 // A status with details. The message must be a whole sentence; it is cut at kMaxErrorMessageBytes

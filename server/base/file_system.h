@@ -1,4 +1,5 @@
-// Disk as an interface: production uses POSIX beneath allow-listed roots, tests inject faults through the same calls.
+// Disk as an interface: production uses POSIX beneath allow-listed roots, tests inject faults
+// through the same calls.
 #ifndef SINQ_SERVER_BASE_FILE_SYSTEM_H_
 #define SINQ_SERVER_BASE_FILE_SYSTEM_H_
 
@@ -21,7 +22,8 @@ class File {
   virtual ~File() = default;
   // Length now, in bytes.
   virtual absl::StatusOr<uint64_t> Size() const = 0;
-  // Fills all of `out` from `offset`; OutOfRange naming offset and missing bytes if the file ends before.
+  // Fills all of `out` from `offset`; OutOfRange naming offset and missing bytes if the file ends
+  // before.
   virtual absl::Status ReadAt(uint64_t offset, absl::Span<std::byte> out) const = 0;
   virtual absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) = 0;
   // Reserves and sets the length, so that a full disk is found before any work.
@@ -40,8 +42,8 @@ struct DirEntry {
 };
 
 // A directory opened by descriptor. Every name is relative, may contain slashes, and is resolved
-// beneath this directory by the kernel (openat2 with RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS): "..",
-// absolute paths and symlinks that leave it fail with PermissionDenied/kPathOutsideRoots. ""
+// beneath this directory by the kernel (openat2 with RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS):
+// "..", absolute paths and symlinks that leave it fail with PermissionDenied/kPathOutsideRoots. ""
 // and "." mean the directory itself where one can be meant. Thread-safe.
 class Directory {
  public:
@@ -50,7 +52,8 @@ class Directory {
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(absl::string_view name) const = 0;
   // Opens for reading and writing; creates it if missing. Never through a symlink.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForWrite(absl::string_view name) = 0;
-  virtual absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(absl::string_view name) const = 0;
+  virtual absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(
+      absl::string_view name) const = 0;
   // AlreadyExists if there is any entry of that name.
   virtual absl::Status MakeDirectory(absl::string_view name) = 0;
   // Sorted by name, without "." and "..". ResourceExhausted/kLimitExceeded beyond `max_entries`.
@@ -61,7 +64,7 @@ class Directory {
   virtual absl::Status Rename(absl::string_view from, absl::string_view to) = 0;
   virtual absl::Status RemoveFile(absl::string_view name) = 0;
   virtual absl::Status RemoveTree(absl::string_view name) = 0;  // OK if absent
-  virtual absl::Status Sync() = 0;  // makes entries durable
+  virtual absl::Status Sync() = 0;                              // makes entries durable
   virtual absl::StatusOr<uint64_t> FreeBytes() const = 0;
 };
 
@@ -76,15 +79,16 @@ struct ResolvedPath {
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
-  // `uri`: an absolute path, or file:///path with percent escapes; no other scheme, no host, no "..",
-  // no NUL. PermissionDenied/kPathOutsideRoots outside every root; InvalidArgument for a malformed
-  // URI. Nothing needs to exist. The longest matching root wins.
+  // `uri`: an absolute path, or file:///path with percent escapes; no other scheme, no host, no
+  // "..", no NUL. PermissionDenied/kPathOutsideRoots outside every root; InvalidArgument for a
+  // malformed URI. Nothing needs to exist. The longest matching root wins.
   virtual absl::StatusOr<ResolvedPath> Resolve(absl::string_view uri) const = 0;
 };
 
 // Roots must be existing directories; NotFound otherwise. FailedPrecondition on a kernel without
 // openat2 (before Linux 5.6): there is no other way to confine names that holds against races.
-absl::StatusOr<std::unique_ptr<FileSystem>> MakePosixFileSystem(const std::vector<std::string>& roots);
+absl::StatusOr<std::unique_ptr<FileSystem>> MakePosixFileSystem(
+    const std::vector<std::string>& roots);
 // One directory by path, for the server's own data; `create` also makes missing parents.
 absl::StatusOr<std::unique_ptr<Directory>> OpenPosixDirectory(const std::string& path, bool create);
 

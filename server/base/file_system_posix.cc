@@ -34,9 +34,11 @@ absl::StatusOr<Root> OpenRoot(const std::string& path) {
   if (!directory.ok()) return Annotate(directory.status(), "Allowed root");
   std::error_code error;
   const std::filesystem::path absolute = std::filesystem::absolute(path, error);
-  if (error) return ErrnoToStatus(error.value(), absl::StrCat("Cannot resolve root \"", path, "\""));
+  if (error)
+    return ErrnoToStatus(error.value(), absl::StrCat("Cannot resolve root \"", path, "\""));
   const std::filesystem::path real = std::filesystem::canonical(path, error);
-  if (error) return ErrnoToStatus(error.value(), absl::StrCat("Cannot resolve root \"", path, "\""));
+  if (error)
+    return ErrnoToStatus(error.value(), absl::StrCat("Cannot resolve root \"", path, "\""));
   Root root;
   absl::StatusOr<std::string> configured_text = Normalised(absolute);
   if (!configured_text.ok()) return configured_text.status();
@@ -74,8 +76,9 @@ class PosixFileSystem final : public FileSystem {
  private:
   absl::Status OutsideRoots(absl::string_view uri) const {
     return MakeError(absl::StatusCode::kPermissionDenied, Reason::kPathOutsideRoots,
-                     absl::StrCat("\"", uri, "\" is outside every allowed root. Use a path beneath a "
-                                             "root that the server was started with (--allow-root)."),
+                     absl::StrCat("\"", uri,
+                                  "\" is outside every allowed root. Use a path beneath a "
+                                  "root that the server was started with (--allow-root)."),
                      {{"field", "uri"}, {"path", std::string(uri)}});
   }
 
@@ -95,7 +98,8 @@ absl::StatusOr<std::unique_ptr<FileSystem>> MakePosixFileSystem(
   return std::make_unique<PosixFileSystem>(std::move(open));
 }
 
-absl::StatusOr<std::unique_ptr<Directory>> OpenPosixDirectory(const std::string& path, bool create) {
+absl::StatusOr<std::unique_ptr<Directory>> OpenPosixDirectory(const std::string& path,
+                                                              bool create) {
   if (create) {
     std::error_code error;
     std::filesystem::create_directories(path, error);

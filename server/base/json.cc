@@ -63,7 +63,8 @@ class Adapter final : public nlohmann::json_sax<nlohmann::json> {
 
   bool Enter(JsonEvents::Container container) {
     if (depth_ >= max_depth_) {
-      return Go(Malformed(label_, absl::StrCat("nested deeper than max_json_depth = ", max_depth_)));
+      return Go(
+          Malformed(label_, absl::StrCat("nested deeper than max_json_depth = ", max_depth_)));
     }
     if (!Go(events_.OnStart(container, depth_))) return false;
     ++depth_;

@@ -31,8 +31,8 @@ class JsonEvents {
 };
 
 // Streams one JSON document of at most `max_depth` levels. InvalidArgument/kMalformedSource naming
-// `label` and the byte for bad syntax, a duplicate key (at any level) or too much depth. Memory: the
-// keys of the objects that are open.
+// `label` and the byte for bad syntax, a duplicate key (at any level) or too much depth. Memory:
+// the keys of the objects that are open.
 absl::Status ParseStrictJson(absl::string_view text, int max_depth, absl::string_view label,
                              JsonEvents& events);
 

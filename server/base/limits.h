@@ -14,10 +14,10 @@ inline constexpr uint64_t kKiB = 1024, kMiB = 1024 * kKiB, kGiB = 1024 * kMiB;
 // --- source ---
 // The format allows 100 MB; 16 MiB holds about 100,000 tensors, more than any known model's shard.
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 16 * kMiB;
-inline constexpr uint64_t kMaxTensorsPerSource = 1'000'000;   // 671B MoE: about 90,000
-inline constexpr uint64_t kMaxTensorNameBytes = 512;          // longest known: about 100
-inline constexpr int kMaxTensorRank = 8;                      // conv3d weights have 5
-inline constexpr int kMaxJsonDepth = 32;                      // config.json of VLMs: about 6
+inline constexpr uint64_t kMaxTensorsPerSource = 1'000'000;  // 671B MoE: about 90,000
+inline constexpr uint64_t kMaxTensorNameBytes = 512;         // longest known: about 100
+inline constexpr int kMaxTensorRank = 8;                     // conv3d weights have 5
+inline constexpr int kMaxJsonDepth = 32;                     // config.json of VLMs: about 6
 // config.json with long id2label tables: about 1 MB
 inline constexpr uint64_t kMaxConfigJsonBytes = 8 * kMiB;
 // 100 bytes for each of kMaxTensorsPerSource
@@ -43,7 +43,7 @@ inline constexpr uint64_t kMaxMetadataBytes = 16 * kKiB;
 // --- jobs ---
 inline constexpr uint64_t kMaxQueuedJobs = 10'000;
 inline constexpr uint64_t kMaxRequestIdBytes = 128;
-inline constexpr uint64_t kMaxUriBytes = 4 * kKiB;            // PATH_MAX
+inline constexpr uint64_t kMaxUriBytes = 4 * kKiB;  // PATH_MAX
 inline constexpr uint64_t kMaxRegexBytes = 1 * kKiB;
 inline constexpr int kMaxPageSize = 1'000;
 // progress is thinned to at most 1 per second: more than a day
@@ -52,7 +52,7 @@ inline constexpr int kMaxAttempts = 5;
 inline constexpr uint64_t kMaxErrorMessageBytes = 4 * kKiB;
 
 struct LimitInfo {
-  std::string name;        // "max_safetensors_header_bytes"
+  std::string name;  // "max_safetensors_header_bytes"
   uint64_t value = 0;
   std::string derivation;  // one sentence
 };

@@ -15,8 +15,9 @@ constexpr int kMaxPort = 65535;
 
 absl::Status Malformed(absl::string_view text, absl::string_view field) {
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat(field, ": \"", text, "\" is not an address. Give an IP address and a "
-                                                     "port, such as 127.0.0.1:7461 or [::1]:7461."),
+                   absl::StrCat(field, ": \"", text,
+                                "\" is not an address. Give an IP address and a "
+                                "port, such as 127.0.0.1:7461 or [::1]:7461."),
                    {{"field", std::string(field)}});
 }
 

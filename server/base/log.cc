@@ -63,9 +63,8 @@ std::string Timestamp() {
 
 }  // namespace
 
-std::string FormatLogLine(
-    LogLevel level, absl::string_view event, absl::string_view timestamp,
-    std::initializer_list<std::pair<absl::string_view, std::string>> fields) {
+std::string FormatLogLine(LogLevel level, absl::string_view event, absl::string_view timestamp,
+                          std::initializer_list<std::pair<absl::string_view, std::string>> fields) {
   nlohmann::ordered_json line;
   line["ts"] = std::string(timestamp);
   line["level"] = std::string(LevelName(level));

@@ -12,15 +12,14 @@ namespace sinq {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
-// Thread-safe. {"ts": RFC 3339 UTC, "level": "info", "event": "job_finished", "job": ...}; values are
-// escaped, at most 4 KiB each.
+// Thread-safe. {"ts": RFC 3339 UTC, "level": "info", "event": "job_finished", "job": ...}; values
+// are escaped, at most 4 KiB each.
 void Log(LogLevel level, absl::string_view event,
          std::initializer_list<std::pair<absl::string_view, std::string>> fields = {});
 
 // The line that Log writes, without its line end.
-std::string FormatLogLine(
-    LogLevel level, absl::string_view event, absl::string_view timestamp,
-    std::initializer_list<std::pair<absl::string_view, std::string>> fields);
+std::string FormatLogLine(LogLevel level, absl::string_view event, absl::string_view timestamp,
+                          std::initializer_list<std::pair<absl::string_view, std::string>> fields);
 
 // Events below `level` are not written. The default is kInfo. Thread-safe.
 void SetMinimumLogLevel(LogLevel level);

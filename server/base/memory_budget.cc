@@ -27,8 +27,7 @@ MemoryBudget::Reservation::~Reservation() {
 bool MemoryBudget::CanGrant(uint64_t ticket, uint64_t bytes) const {
   if (waiting_.front() != ticket) return false;
   // Subtraction on the right, because the sum could wrap.
-  return held_bytes_ == 0 ||
-         (held_bytes_ <= budget_bytes_ && bytes <= budget_bytes_ - held_bytes_);
+  return held_bytes_ == 0 || (held_bytes_ <= budget_bytes_ && bytes <= budget_bytes_ - held_bytes_);
 }
 
 absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(

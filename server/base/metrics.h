@@ -16,16 +16,17 @@ namespace sinq {
 
 using MetricLabels = std::map<std::string, std::string>;
 
-// Thread-safe. A name must be one of the table in metrics_table.cc (with its type, help, buckets and
-// label names); the prefix "sinq_" may be left out. An unknown name or label, a value that the type
-// forbids (a counter going down, NaN) or too many label values is ignored and counted in
+// Thread-safe. A name must be one of the table in metrics_table.cc (with its type, help, buckets
+// and label names); the prefix "sinq_" may be left out. An unknown name or label, a value that the
+// type forbids (a counter going down, NaN) or too many label values is ignored and counted in
 // sinq_internal_errors_total, never a crash. A label that is left out is empty.
 class Metrics {
  public:
   virtual ~Metrics() = default;
   virtual void Add(absl::string_view counter, double amount, const MetricLabels& labels = {}) = 0;
   virtual void Set(absl::string_view gauge, double value, const MetricLabels& labels = {}) = 0;
-  virtual void Observe(absl::string_view histogram, double value, const MetricLabels& labels = {}) = 0;
+  virtual void Observe(absl::string_view histogram, double value,
+                       const MetricLabels& labels = {}) = 0;
   virtual std::string Expose() const = 0;  // text format
 };
 

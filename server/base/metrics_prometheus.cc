@@ -20,8 +20,7 @@ prometheus::Labels Complete(const MetricInfo& info, const MetricLabels& labels) 
   prometheus::Labels complete;
   for (const std::string& name : info.labels) {
     const auto found = labels.find(name);
-    complete[name] =
-        found == labels.end() ? "" : PrintableText(found->second, kMaxLabelValueBytes);
+    complete[name] = found == labels.end() ? "" : PrintableText(found->second, kMaxLabelValueBytes);
   }
   return complete;
 }

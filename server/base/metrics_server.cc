@@ -24,8 +24,10 @@ class HttpMetricsServer final : public MetricsServer {
 
 // Two threads and a short time-out: a scraper that stalls cannot hold the endpoint for long.
 std::vector<std::string> HttpOptions(const ListenAddress& address) {
-  return {"listening_ports",    address.ToString(), "num_threads",         "2",
-          "request_timeout_ms", "5000",             "enable_keep_alive",   "no"};
+  return {"listening_ports",    address.ToString(),
+          "num_threads",        "2",
+          "request_timeout_ms", "5000",
+          "enable_keep_alive",  "no"};
 }
 
 }  // namespace
@@ -48,11 +50,12 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> StartMetricsServer(const std::str
     const int port = ports.empty() ? address->port : ports.front();
     return std::make_unique<HttpMetricsServer>(std::move(exposer), port);
   } catch (const std::exception& error) {  // the library's only way to report a failed bind
-    return MakeError(absl::StatusCode::kUnavailable, Reason::kIoError,
-                     absl::StrCat("Cannot serve metrics on ", address->ToString(), ": ",
-                                  error.what(), ". Is the port in use? Give --metrics-listen "
-                                                "another one, or port 0."),
-                     {{"field", "metrics_listen"}});
+    return MakeError(
+        absl::StatusCode::kUnavailable, Reason::kIoError,
+        absl::StrCat("Cannot serve metrics on ", address->ToString(), ": ", error.what(),
+                     ". Is the port in use? Give --metrics-listen "
+                     "another one, or port 0."),
+        {{"field", "metrics_listen"}});
   }
 }
 

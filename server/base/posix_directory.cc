@@ -58,8 +58,9 @@ absl::Status OpenError(int error_number, absl::string_view name) {
                        {{"path", std::string(name)}});
     case ELOOP:
       return MakeError(absl::StatusCode::kPermissionDenied, Reason::kPathOutsideRoots,
-                       absl::StrCat(Quoted(name), " goes through a symbolic link that must not be "
-                                                  "followed."),
+                       absl::StrCat(Quoted(name),
+                                    " goes through a symbolic link that must not be "
+                                    "followed."),
                        {{"path", std::string(name)}});
     default:
       return ErrnoToStatus(error_number, absl::StrCat("Cannot open ", Quoted(name)));
@@ -77,8 +78,7 @@ absl::StatusOr<UniqueFd> OpenChecked(int directory, absl::string_view name, uint
 absl::StatusOr<std::unique_ptr<File>> OpenRegular(int directory, absl::string_view name,
                                                   uint64_t flags, uint64_t mode) {
   // O_NONBLOCK: opening a FIFO must not wait for its other end.
-  absl::StatusOr<UniqueFd> fd =
-      OpenChecked(directory, name, flags | O_NONBLOCK | O_NOCTTY, mode);
+  absl::StatusOr<UniqueFd> fd = OpenChecked(directory, name, flags | O_NONBLOCK | O_NOCTTY, mode);
   if (!fd.ok()) return fd.status();
   struct stat info = {};
   if (::fstat(fd->get(), &info) != 0) {
@@ -121,12 +121,13 @@ absl::StatusOr<std::string> NextName(DIR* dir) {
   }
 }
 
-// Removes what lies in `directory`, never following a symlink. A name that vanishes meanwhile is fine.
+// Removes what lies in `directory`, never following a symlink. A name that vanishes meanwhile is
+// fine.
 absl::Status RemoveContents(int directory, int depth) {
   if (depth > kMaxTreeDepth) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kLimitExceeded,
-                     absl::StrCat("A directory tree deeper than ", kMaxTreeDepth,
-                                  " levels is not removed."));
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, Reason::kLimitExceeded,
+        absl::StrCat("A directory tree deeper than ", kMaxTreeDepth, " levels is not removed."));
   }
   absl::StatusOr<DirHandle> dir = OpenStream(directory);
   if (!dir.ok()) return dir.status();
@@ -166,7 +167,8 @@ absl::StatusOr<DirEntry> Describe(int directory, const std::string& name) {
 
 absl::StatusOr<std::unique_ptr<PosixDirectory>> PosixDirectory::Open(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() < 0) return ErrnoToStatus(errno, absl::StrCat("Cannot open directory ", Quoted(path)));
+  if (fd.get() < 0)
+    return ErrnoToStatus(errno, absl::StrCat("Cannot open directory ", Quoted(path)));
   const UniqueFd probe(OpenBeneath(fd.get(), ".", O_PATH | O_DIRECTORY, 0));
   if (probe.get() < 0) return NoOpenat2();
   return std::make_unique<PosixDirectory>(std::move(fd));

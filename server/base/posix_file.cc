@@ -53,11 +53,11 @@ absl::Status PosixFile::ReadAt(uint64_t offset, absl::Span<std::byte> out) const
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return Fail(errno, "read");
     if (got == 0) {
-      return MakeError(absl::StatusCode::kOutOfRange, Reason::kIoError,
-                       absl::StrCat("\"", label_, "\" ends at byte ", offset + done, ": ",
-                                    out.size() - done, " of the ", out.size(),
-                                    " bytes wanted from byte ", offset, " are missing."),
-                       {{"byte_offset", absl::StrCat(offset + done)}});
+      return MakeError(
+          absl::StatusCode::kOutOfRange, Reason::kIoError,
+          absl::StrCat("\"", label_, "\" ends at byte ", offset + done, ": ", out.size() - done,
+                       " of the ", out.size(), " bytes wanted from byte ", offset, " are missing."),
+          {{"byte_offset", absl::StrCat(offset + done)}});
     }
     done += static_cast<size_t>(got);
   }

@@ -1,6 +1,5 @@
 #include "server/base/posix_path.h"
 
-
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -36,7 +35,8 @@ bool HasDotDot(absl::string_view path) {
 absl::StatusOr<std::string> DecodePercent(absl::string_view text, absl::string_view uri) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '?' || text[i] == '#') return Malformed(uri, "a query or fragment has no meaning");
+    if (text[i] == '?' || text[i] == '#')
+      return Malformed(uri, "a query or fragment has no meaning");
     if (text[i] != '%') {
       out += text[i];
       continue;
@@ -89,8 +89,8 @@ absl::Status CheckRelativeName(absl::string_view name) {
   }
   if (name.size() > kMaxUriBytes) {
     return MakeError(absl::StatusCode::kInvalidArgument, Reason::kLimitExceeded,
-                     absl::StrCat("A path of ", name.size(), " bytes is longer than max_uri_bytes = ",
-                                  kMaxUriBytes, "."),
+                     absl::StrCat("A path of ", name.size(),
+                                  " bytes is longer than max_uri_bytes = ", kMaxUriBytes, "."),
                      {{"limit", "max_uri_bytes"}});
   }
   if (name.find('\0') != absl::string_view::npos) {
@@ -106,8 +106,8 @@ absl::StatusOr<std::string> ParseLocalUri(absl::string_view uri) {
   if (uri.empty()) return Malformed(uri, "it is empty");
   if (uri.size() > kMaxUriBytes) {
     return MakeError(absl::StatusCode::kInvalidArgument, Reason::kLimitExceeded,
-                     absl::StrCat("A URI of ", uri.size(), " bytes is longer than max_uri_bytes = ",
-                                  kMaxUriBytes, "."),
+                     absl::StrCat("A URI of ", uri.size(),
+                                  " bytes is longer than max_uri_bytes = ", kMaxUriBytes, "."),
                      {{"limit", "max_uri_bytes"}});
   }
   if (uri.find('\0') != absl::string_view::npos) return Malformed(uri, "it contains a NUL byte");

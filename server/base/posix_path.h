@@ -15,8 +15,8 @@ namespace sinq {
 // at most kMaxUriBytes.
 absl::Status CheckRelativeName(absl::string_view name);
 
-// The absolute, normalised path that a client's URI means (see FileSystem::Resolve): no "." or empty
-// components, no trailing slash ("/" itself is "").
+// The absolute, normalised path that a client's URI means (see FileSystem::Resolve): no "." or
+// empty components, no trailing slash ("/" itself is "").
 absl::StatusOr<std::string> ParseLocalUri(absl::string_view uri);
 
 // "a/b/c" -> {"a/b", "c"}; "c" -> {"", "c"}. Trailing slashes are ignored.

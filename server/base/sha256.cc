@@ -45,8 +45,7 @@ std::string Sha256::HexDigest() const {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
   RequireMemory(EVP_DigestFinal_ex(last.context_.get(), digest, &size));
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(digest), size));
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
 }
 
 std::string Sha256Hex(absl::string_view data) {

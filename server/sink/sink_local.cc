@@ -24,7 +24,8 @@ absl::Status Invalid(absl::string_view field, absl::string_view message) {
 
 absl::Status OutputExists(absl::string_view display) {
   return MakeError(absl::StatusCode::kAlreadyExists, Reason::kOutputExists,
-                   absl::StrCat("The output \"", display, "\" exists already and is not replaced. "
+                   absl::StrCat("The output \"", display,
+                                "\" exists already and is not replaced. "
                                 "Choose another directory, or remove it."),
                    {{"field", "output"}});
 }
@@ -57,8 +58,10 @@ absl::StatusOr<SinkPlace> FindPlace(const ResolvedPath& destination, absl::strin
   place.name = std::move(name);
   place.display = destination.display;
   if (place.staging_name.size() > kMaxFileNameBytes) {
-    return Invalid("output", absl::StrCat("The name \"", place.name, "\" is too long: with the job's "
-                                          "id it passes ", kMaxFileNameBytes, " bytes."));
+    return Invalid("output", absl::StrCat("The name \"", place.name,
+                                          "\" is too long: with the job's "
+                                          "id it passes ",
+                                          kMaxFileNameBytes, " bytes."));
   }
   absl::StatusOr<std::unique_ptr<Directory>> directory = destination.root->OpenDirectory(parent);
   if (absl::IsNotFound(directory.status())) {
@@ -107,13 +110,12 @@ class JobIdReader final : public JsonEvents {
   std::string job_id_;
 };
 
-// Whether the destination is a directory whose manifest names this job. Anything that cannot be read
-// as such belongs to somebody else.
+// Whether the destination is a directory whose manifest names this job. Anything that cannot be
+// read as such belongs to somebody else.
 bool IsPublishedBy(const SinkPlace& place, absl::string_view job_id) {
   absl::StatusOr<std::unique_ptr<Directory>> directory = place.parent->OpenDirectory(place.name);
   if (!directory.ok()) return false;
-  absl::StatusOr<std::string> manifest =
-      ReadAll(**directory, kManifestFileName, kMaxManifestBytes);
+  absl::StatusOr<std::string> manifest = ReadAll(**directory, kManifestFileName, kMaxManifestBytes);
   if (!manifest.ok()) return false;
   JobIdReader reader;
   return ParseStrictJson(*manifest, kMaxJsonDepth, kManifestFileName, reader).ok() &&

@@ -10,13 +10,13 @@
 namespace sinq {
 namespace {
 
-// Weights in other containers (a copy of them would undo the point), indexes of such, and leftovers of
-// downloads.
+// Weights in other containers (a copy of them would undo the point), indexes of such, and leftovers
+// of downloads.
 constexpr std::array<absl::string_view, 24> kNotCopied = {
-    ".safetensors", ".index.json", ".bin",    ".pt",        ".pth",        ".ckpt",
-    ".gguf",        ".ggml",       ".ggmf",   ".h5",        ".msgpack",    ".onnx",
-    ".onnx_data",   ".tflite",     ".npz",    ".npy",       ".pkl",        ".pickle",
-    ".mlmodel",     ".nemo",       ".ot",     ".incomplete", ".lock",       ".partial"};
+    ".safetensors", ".index.json", ".bin",  ".pt",         ".pth",     ".ckpt",
+    ".gguf",        ".ggml",       ".ggmf", ".h5",         ".msgpack", ".onnx",
+    ".onnx_data",   ".tflite",     ".npz",  ".npy",        ".pkl",     ".pickle",
+    ".mlmodel",     ".nemo",       ".ot",   ".incomplete", ".lock",    ".partial"};
 
 }  // namespace
 
@@ -27,9 +27,8 @@ bool IsAuxFileName(absl::string_view name) {
   });
   if (!printable) return false;
   const std::string lower = absl::AsciiStrToLower(name);
-  return std::none_of(kNotCopied.begin(), kNotCopied.end(), [&lower](absl::string_view suffix) {
-    return absl::EndsWith(lower, suffix);
-  });
+  return std::none_of(kNotCopied.begin(), kNotCopied.end(),
+                      [&lower](absl::string_view suffix) { return absl::EndsWith(lower, suffix); });
 }
 
 }  // namespace sinq

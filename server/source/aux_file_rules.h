@@ -6,9 +6,9 @@
 
 namespace sinq {
 
-// Whether a top-level file is copied along: tokenizer, generation config, chat template, remote code.
-// Not config.json and safetensors indexes (the exporter writes its own), not weights in any format, not
-// hidden files, not names that could not be written back (control characters).
+// Whether a top-level file is copied along: tokenizer, generation config, chat template, remote
+// code. Not config.json and safetensors indexes (the exporter writes its own), not weights in any
+// format, not hidden files, not names that could not be written back (control characters).
 bool IsAuxFileName(absl::string_view name);
 
 }  // namespace sinq

@@ -17,21 +17,22 @@
 
 namespace sinq {
 
-// One tensor of a safetensors file. Ranges are checked against the file's real length when the source is opened.
+// One tensor of a safetensors file. Ranges are checked against the file's real length when the
+// source is opened.
 struct SourceTensor {
   std::string name;
-  std::string dtype;            // as in the header: "BF16", "F8_E4M3", ...
+  std::string dtype;  // as in the header: "BF16", "F8_E4M3", ...
   std::vector<int64_t> shape;
-  int file_index = 0;           // into ModelSource::files()
-  uint64_t offset = 0;          // from the start of the file
+  int file_index = 0;   // into ModelSource::files()
+  uint64_t offset = 0;  // from the start of the file
   uint64_t size_bytes = 0;
 };
 
 struct SourceFile {
-  std::string name;             // relative to the model directory
+  std::string name;  // relative to the model directory
   uint64_t size_bytes = 0;
-  uint64_t data_offset = 0;     // 8 + header length
-  std::string header_sha256;    // hex digest of the first data_offset bytes
+  uint64_t data_offset = 0;   // 8 + header length
+  std::string header_sha256;  // hex digest of the first data_offset bytes
 };
 
 // A non-weight file to copy along (tokenizer, generation config, remote code).
@@ -45,19 +46,24 @@ class ModelSource {
  public:
   virtual ~ModelSource() = default;
   virtual const std::vector<SourceFile>& files() const = 0;
-  virtual const std::vector<SourceTensor>& tensors() const = 0;   // by file, then offset
-  virtual const std::vector<AuxFile>& aux_files() const = 0;      // config.json, *.safetensors, *.index.json not among them
-  virtual const std::optional<std::string>& config_json() const = 0;  // absent for a bare .safetensors file
+  virtual const std::vector<SourceTensor>& tensors() const = 0;  // by file, then offset
+  // config.json, *.safetensors, *.index.json not among them
+  virtual const std::vector<AuxFile>& aux_files() const = 0;
+  // absent for a bare .safetensors file
+  virtual const std::optional<std::string>& config_json() const = 0;
   // Reads tensor bytes; no byte of a source is read twice by a job.
   virtual absl::Status Read(int file_index, uint64_t offset, absl::Span<std::byte> out) const = 0;
-  virtual absl::StatusOr<std::string> ReadAuxFile(absl::string_view name, uint64_t max_bytes) const = 0;
+  virtual absl::StatusOr<std::string> ReadAuxFile(absl::string_view name,
+                                                  uint64_t max_bytes) const = 0;
   virtual absl::StatusOr<std::unique_ptr<File>> OpenAuxFile(absl::string_view name) const = 0;
-  // Digest over names, sizes and header digests (hex): the identity a resumed job checks before it goes on.
+  // Digest over names, sizes and header digests (hex): the identity a resumed job checks before it
+  // goes on.
   virtual std::string Fingerprint() const = 0;
 };
 
-// `path`: a directory (model.safetensors, or model.safetensors.index.json with its shards; an index naming a missing file
-// or tensor is an error) or one .safetensors file. If both a single file and an index exist the single file wins (HF rule).
+// `path`: a directory (model.safetensors, or model.safetensors.index.json with its shards; an index
+// naming a missing file or tensor is an error) or one .safetensors file. If both a single file and
+// an index exist the single file wins (HF rule).
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenLocalSource(const ResolvedPath& path);
 
 }  // namespace sinq

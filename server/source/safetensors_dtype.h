@@ -14,8 +14,8 @@ namespace sinq {
 // Bits per element of "BF16", "F8_E4M3", ...; nothing for a name that the format does not have.
 std::optional<int> DtypeBits(absl::string_view dtype);
 
-// Bytes of a tensor: bits * product(shape) / 8. Nothing if a product does not fit 64 bits (also when
-// a later dimension is 0), a dimension is negative, or the bits are not whole bytes.
+// Bytes of a tensor: bits * product(shape) / 8. Nothing if a product does not fit 64 bits (also
+// when a later dimension is 0), a dimension is negative, or the bits are not whole bytes.
 std::optional<uint64_t> CheckedTensorBytes(int bits_per_element, const std::vector<int64_t>& shape);
 
 }  // namespace sinq

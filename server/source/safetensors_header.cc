@@ -37,10 +37,10 @@ class Complaint {
                 {{"tensor", std::string(tensor)}});
   }
   absl::Status Dtype(absl::string_view tensor, absl::string_view dtype) const {
-    return Make(Reason::kUnsupportedSource,
-                absl::StrCat(label_, ": tensor \"", tensor, "\" has the unknown dtype \"", dtype,
-                             "\"."),
-                {{"tensor", std::string(tensor)}, {"dtype", std::string(dtype)}});
+    return Make(
+        Reason::kUnsupportedSource,
+        absl::StrCat(label_, ": tensor \"", tensor, "\" has the unknown dtype \"", dtype, "\"."),
+        {{"tensor", std::string(tensor)}, {"dtype", std::string(dtype)}});
   }
   absl::Status Limit(absl::string_view limit, absl::string_view why) const {
     return Make(Reason::kLimitExceeded, absl::StrCat(label_, ": ", why, "."),
@@ -57,8 +57,8 @@ class Complaint {
   const absl::string_view label_;
 };
 
-// Follows the grammar {"name": {"dtype": s, "shape": [n...], "data_offsets": [b, e]}, ...}. Anything
-// else is refused where it appears, so that nothing unexpected is ever stored.
+// Follows the grammar {"name": {"dtype": s, "shape": [n...], "data_offsets": [b, e]}, ...}.
+// Anything else is refused where it appears, so that nothing unexpected is ever stored.
 class HeaderEvents final : public JsonEvents {
  public:
   HeaderEvents(absl::string_view label, const SafetensorsLimits& limits)
@@ -132,19 +132,19 @@ class HeaderEvents final : public JsonEvents {
     if (in_metadata_) return absl::OkStatus();
     if (key.empty()) return complaint_.Malformed("a tensor has an empty name");
     if (key.size() > kMaxTensorNameBytes) {
-      return complaint_.Limit("max_tensor_name_bytes",
-                              absl::StrCat("a tensor name of ", key.size(),
-                                           " bytes is longer than max_tensor_name_bytes = ",
-                                           kMaxTensorNameBytes));
+      return complaint_.Limit(
+          "max_tensor_name_bytes",
+          absl::StrCat("a tensor name of ", key.size(),
+                       " bytes is longer than max_tensor_name_bytes = ", kMaxTensorNameBytes));
     }
     const bool control = std::any_of(key.begin(), key.end(), [](char c) {
       return static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
     });
     if (control) return complaint_.Tensor(key, "has a control character in its name");
     if (header_.tensors.size() >= limits_.max_tensors) {
-      return complaint_.Limit("max_tensors_per_source",
-                              absl::StrCat("more than max_tensors_per_source = ",
-                                           limits_.max_tensors, " tensors"));
+      return complaint_.Limit(
+          "max_tensors_per_source",
+          absl::StrCat("more than max_tensors_per_source = ", limits_.max_tensors, " tensors"));
     }
     tensor_.name = std::string(key);
     return absl::OkStatus();
@@ -202,9 +202,9 @@ class HeaderEvents final : public JsonEvents {
     }
     if (tensor_.end < tensor_.begin || tensor_.end - tensor_.begin != *bytes) {
       return complaint_.Tensor(
-          tensor_.name, absl::StrCat("has data_offsets [", tensor_.begin, ", ", tensor_.end,
-                                     "], but its dtype ", tensor_.dtype, " and shape [", shape,
-                                     "] need ", *bytes, " bytes"));
+          tensor_.name,
+          absl::StrCat("has data_offsets [", tensor_.begin, ", ", tensor_.end, "], but its dtype ",
+                       tensor_.dtype, " and shape [", shape, "] need ", *bytes, " bytes"));
     }
     header_.tensors.push_back(std::move(tensor_));
     tensor_ = SafetensorsTensor();
@@ -228,22 +228,24 @@ absl::Status CheckCoverage(const std::vector<SafetensorsTensor>& tensors, uint64
   uint64_t covered = 0;
   for (const SafetensorsTensor& tensor : tensors) {
     if (tensor.end > data_bytes) {
-      return complaint.Tensor(tensor.name,
-                              absl::StrCat("ends at byte ", tensor.end, " of the data, but the file "
-                                           "holds only ", data_bytes, " bytes of data"));
+      return complaint.Tensor(tensor.name, absl::StrCat("ends at byte ", tensor.end,
+                                                        " of the data, but the file "
+                                                        "holds only ",
+                                                        data_bytes, " bytes of data"));
     }
     if (tensor.begin != covered) {
-      return complaint.Tensor(tensor.name,
-                              absl::StrCat("begins at byte ", tensor.begin, " of the data where ",
-                                           covered, " was expected: ",
-                                           tensor.begin < covered ? "tensors overlap"
-                                                                  : "there is a gap"));
+      return complaint.Tensor(
+          tensor.name, absl::StrCat("begins at byte ", tensor.begin, " of the data where ", covered,
+                                    " was expected: ",
+                                    tensor.begin < covered ? "tensors overlap" : "there is a gap"));
     }
     covered = tensor.end;
   }
   if (covered == data_bytes) return absl::OkStatus();
-  return complaint.Malformed(absl::StrCat("the tensors end at byte ", covered, " of the data, but the "
-                                          "file holds ", data_bytes, " bytes of data"));
+  return complaint.Malformed(absl::StrCat("the tensors end at byte ", covered,
+                                          " of the data, but the "
+                                          "file holds ",
+                                          data_bytes, " bytes of data"));
 }
 
 uint64_t LittleEndian(const std::array<std::byte, kLengthBytes>& bytes) {
@@ -255,9 +257,10 @@ uint64_t LittleEndian(const std::array<std::byte, kLengthBytes>& bytes) {
 absl::Status CheckHeaderLength(uint64_t header_bytes, uint64_t file_bytes,
                                const SafetensorsLimits& limits, const Complaint& complaint) {
   if (header_bytes > limits.max_header_bytes) {
-    return complaint.Limit("max_safetensors_header_bytes",
-                           absl::StrCat("the header claims ", header_bytes, " bytes, more than ",
-                                        "max_safetensors_header_bytes = ", limits.max_header_bytes));
+    return complaint.Limit(
+        "max_safetensors_header_bytes",
+        absl::StrCat("the header claims ", header_bytes, " bytes, more than ",
+                     "max_safetensors_header_bytes = ", limits.max_header_bytes));
   }
   if (header_bytes > file_bytes - kLengthBytes) {
     return complaint.Malformed(absl::StrCat("the header claims ", header_bytes,
@@ -297,8 +300,8 @@ absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const File& file, absl::
   const absl::StatusOr<uint64_t> file_bytes = file.Size();
   if (!file_bytes.ok()) return file_bytes.status();
   if (*file_bytes < kLengthBytes) {
-    return complaint.Malformed(absl::StrCat("a file of ", *file_bytes,
-                                            " bytes is too short for a safetensors file"));
+    return complaint.Malformed(
+        absl::StrCat("a file of ", *file_bytes, " bytes is too short for a safetensors file"));
   }
   std::array<std::byte, kLengthBytes> prefix;
   absl::Status status = file.ReadAt(0, absl::MakeSpan(prefix));

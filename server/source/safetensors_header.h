@@ -28,26 +28,26 @@ struct SafetensorsTensor {
 };
 
 struct SafetensorsHeader {
-  std::vector<SafetensorsTensor> tensors;        // by begin, then end
-  std::map<std::string, std::string> metadata;   // __metadata__
-  uint64_t data_offset = 0;                      // 8 + header length
+  std::vector<SafetensorsTensor> tensors;       // by begin, then end
+  std::map<std::string, std::string> metadata;  // __metadata__
+  uint64_t data_offset = 0;                     // 8 + header length
   uint64_t file_bytes = 0;
-  std::string sha256;                            // hex, of the first data_offset bytes
+  std::string sha256;  // hex, of the first data_offset bytes
 };
 
 // Parses the JSON of a header whose file holds `data_bytes` after it. Guarantees for every tensor:
 // known dtype, rank and name within limits, end - begin == bits * product(shape) / 8 without wrap,
 // and all tensors together cover [0, data_bytes) without gap or overlap. Unknown fields, duplicate
 // keys and a __metadata__ that is not string to string are refused. Errors are
-// InvalidArgument/kMalformedSource, kUnsupportedSource (dtype) or kLimitExceeded, and name `label`, the
-// tensor and the offending numbers. `data_offset`, `file_bytes` and `sha256` are left empty.
+// InvalidArgument/kMalformedSource, kUnsupportedSource (dtype) or kLimitExceeded, and name `label`,
+// the tensor and the offending numbers. `data_offset`, `file_bytes` and `sha256` are left empty.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view json,
                                                          uint64_t data_bytes,
                                                          absl::string_view label,
                                                          const SafetensorsLimits& limits = {});
 
-// Reads and parses the header of a file. The declared length is compared with the limits and with the
-// file's real length before a byte is allocated for it.
+// Reads and parses the header of a file. The declared length is compared with the limits and with
+// the file's real length before a byte is allocated for it.
 absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(const File& file, absl::string_view label,
                                                         const SafetensorsLimits& limits = {});
 

@@ -54,10 +54,12 @@ class IndexEvents final : public JsonEvents {
   absl::Status OnOther(Other, int depth) override { return CheckOther(depth); }
 
  private:
-  absl::Status Malformed(absl::string_view why) const { return Fail(Reason::kMalformedSource, why); }
+  absl::Status Malformed(absl::string_view why) const {
+    return Fail(Reason::kMalformedSource, why);
+  }
   absl::Status Fail(Reason reason, absl::string_view why) const {
-    return MakeError(absl::StatusCode::kInvalidArgument, reason, absl::StrCat(label_, ": ", why, "."),
-                     {{"file", std::string(label_)}});
+    return MakeError(absl::StatusCode::kInvalidArgument, reason,
+                     absl::StrCat(label_, ": ", why, "."), {{"file", std::string(label_)}});
   }
   absl::Status NotStrings() const {
     return Malformed("weight_map must map tensor names to file names");
@@ -69,8 +71,9 @@ class IndexEvents final : public JsonEvents {
 
   absl::Status AddTensor(absl::string_view shard) {
     if (!IsShardName(shard)) {
-      return Malformed(absl::StrCat("\"", shard, "\" is not the plain name of a .safetensors file "
-                                                 "beside the index"));
+      return Malformed(absl::StrCat("\"", shard,
+                                    "\" is not the plain name of a .safetensors file "
+                                    "beside the index"));
     }
     if (tensor_.empty() || tensor_.size() > kMaxTensorNameBytes) {
       return Fail(Reason::kLimitExceeded,
@@ -79,8 +82,9 @@ class IndexEvents final : public JsonEvents {
                                kMaxTensorNameBytes));
     }
     if (index_.shard_of.size() >= kMaxTensorsPerSource) {
-      return Fail(Reason::kLimitExceeded, absl::StrCat("more than max_tensors_per_source = ",
-                                                       kMaxTensorsPerSource, " tensors"));
+      return Fail(
+          Reason::kLimitExceeded,
+          absl::StrCat("more than max_tensors_per_source = ", kMaxTensorsPerSource, " tensors"));
     }
     shards_.insert(std::string(shard));
     if (shards_.size() > kMaxSourceFiles) {

@@ -12,13 +12,13 @@
 namespace sinq {
 
 struct ShardIndex {
-  std::vector<std::string> shards;                     // distinct, sorted
+  std::vector<std::string> shards;                         // distinct, sorted
   absl::flat_hash_map<std::string, std::string> shard_of;  // by tensor name
 };
 
 // Strict: weight_map is required, not empty, and maps strings to plain file names ending in
-// ".safetensors" (no slash, not hidden). "metadata" may be anything within the depth limit; other keys
-// are ignored. At most kMaxTensorsPerSource tensors and kMaxSourceFiles shards.
+// ".safetensors" (no slash, not hidden). "metadata" may be anything within the depth limit; other
+// keys are ignored. At most kMaxTensorsPerSource tensors and kMaxSourceFiles shards.
 absl::StatusOr<ShardIndex> ParseShardIndex(absl::string_view json, absl::string_view label);
 
 }  // namespace sinq

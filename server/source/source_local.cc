@@ -111,8 +111,9 @@ absl::Status LocalSource::LoadSharded(absl::string_view index_name) {
   absl::flat_hash_map<std::string, std::string> missing = std::move(index->shard_of);
   for (const SourceTensor& tensor : tensors_) missing.erase(tensor.name);
   // The smallest name, so that the message is the same in every run.
-  const auto first = std::min_element(
-      missing.begin(), missing.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  const auto first =
+      std::min_element(missing.begin(), missing.end(),
+                       [](const auto& a, const auto& b) { return a.first < b.first; });
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kMalformedSource,
                    absl::StrCat(index_name, " places tensor \"", first->first, "\" in \"",
                                 first->second, "\", which does not hold it."),
@@ -157,7 +158,8 @@ absl::Status LocalSource::ListAuxFiles() {
     }
     if (size_bytes > kMaxCopiedFileBytes) {
       Log(LogLevel::kWarning, "source_file_not_copied",
-          {{"file", entry.name}, {"bytes", absl::StrCat(size_bytes)},
+          {{"file", entry.name},
+           {"bytes", absl::StrCat(size_bytes)},
            {"limit", "max_copied_file_bytes"}});
       continue;
     }
@@ -193,8 +195,8 @@ absl::Status LocalSource::Read(int file_index, uint64_t offset, absl::Span<std::
   const SourceFile& info = files_[static_cast<size_t>(file_index)];
   if (offset > info.size_bytes || out.size() > info.size_bytes - offset) {
     return MakeError(absl::StatusCode::kOutOfRange, Reason::kMalformedSource,
-                     absl::StrCat("\"", info.name, "\" has ", info.size_bytes, " bytes; ", out.size(),
-                                  " from byte ", offset, " are outside."),
+                     absl::StrCat("\"", info.name, "\" has ", info.size_bytes, " bytes; ",
+                                  out.size(), " from byte ", offset, " are outside."),
                      {{"file", info.name}, {"byte_offset", absl::StrCat(offset)}});
   }
   if (static_cast<size_t>(file_index) < open_.size()) {
@@ -205,7 +207,8 @@ absl::Status LocalSource::Read(int file_index, uint64_t offset, absl::Span<std::
   const absl::StatusOr<uint64_t> size = (*file)->Size();
   if (!size.ok()) return size.status();
   if (*size != info.size_bytes) {
-    return Malformed(absl::StrCat("\"", info.name, "\" changed while it was being read."), info.name);
+    return Malformed(absl::StrCat("\"", info.name, "\" changed while it was being read."),
+                     info.name);
   }
   return (*file)->ReadAt(offset, out);
 }

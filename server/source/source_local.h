@@ -12,10 +12,10 @@
 
 namespace sinq {
 
-// See ModelSource. Files are opened beneath the allow-listed root, not beneath the model's directory:
-// Hugging Face's cache links from snapshots/ to blobs/ beside it. Up to kMaxOpenFiles stay open, so
-// that a file replaced meanwhile is not mixed in; others are opened again for each read, and refused if
-// their length changed.
+// See ModelSource. Files are opened beneath the allow-listed root, not beneath the model's
+// directory: Hugging Face's cache links from snapshots/ to blobs/ beside it. Up to kMaxOpenFiles
+// stay open, so that a file replaced meanwhile is not mixed in; others are opened again for each
+// read, and refused if their length changed.
 class LocalSource final : public ModelSource {
  public:
   static constexpr size_t kMaxOpenFiles = 128;

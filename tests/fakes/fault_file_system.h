@@ -37,8 +37,8 @@ enum class FaultOperation : uint8_t {
 class FaultPlan {
  public:
   // The `nth` call (1 is the next one to be counted, from the start) of `operation` fails with
-  // `error_number`; with `onwards`, every later one too. A failing write writes half its bytes first, as
-  // a disk that fills up does. A failing read fills half its buffer.
+  // `error_number`; with `onwards`, every later one too. A failing write writes half its bytes
+  // first, as a disk that fills up does. A failing read fills half its buffer.
   void Fail(FaultOperation operation, int nth, int error_number, bool onwards = false);
   // The `nth` read finds the file's end early: OutOfRange, as a file that was truncated gives.
   void ShortRead(int nth);

@@ -32,8 +32,8 @@ std::string TempDir::Join(absl::string_view name) const {
 std::string TempDir::Write(absl::string_view name, absl::string_view content) const {
   const std::filesystem::path file = Join(name);
   std::filesystem::create_directories(file.parent_path());
-  std::ofstream(file, std::ios::binary).write(content.data(),
-                                              static_cast<std::streamsize>(content.size()));
+  std::ofstream(file, std::ios::binary)
+      .write(content.data(), static_cast<std::streamsize>(content.size()));
   return file.string();
 }
 

@@ -9,8 +9,8 @@
 
 namespace sinq {
 
-// Aborts when the machine has no temporary directory; a test cannot go on then. `base`: where to make
-// it; empty is the system's temporary directory.
+// Aborts when the machine has no temporary directory; a test cannot go on then. `base`: where to
+// make it; empty is the system's temporary directory.
 class TempDir {
  public:
   explicit TempDir(const std::string& base = "");

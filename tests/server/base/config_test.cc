@@ -78,7 +78,8 @@ TEST(Config, AReachableAddressNeedsInsecure) {
     config.listen = loopback;
     EXPECT_TRUE(ValidateConfig(config).ok()) << loopback;
   }
-  for (const char* reachable : {"0.0.0.0:7461", "[::]:7461", "10.0.0.1:1", "[::ffff:127.0.0.1]:1"}) {
+  for (const char* reachable :
+       {"0.0.0.0:7461", "[::]:7461", "10.0.0.1:1", "[::ffff:127.0.0.1]:1"}) {
     config.listen = reachable;
     config.insecure = false;
     EXPECT_FALSE(ValidateConfig(config).ok()) << reachable;

@@ -69,9 +69,9 @@ TEST_F(DirectoryTest, NothingLeadsOutside) {
   fs::create_symlink(temp_.Join("secret"), temp_.Join("root/absolute"));
   fs::create_directory_symlink("/proc/self/root", temp_.Join("root/magic"));
   fs::create_directory(temp_.Join("root/sub"));
-  const char* const names[] = {"../secret",      "/etc/passwd", "sub/../../secret", "up/secret",
-                               "relative",       "absolute",    "magic/etc/passwd", "..",
-                               "sub/../absolute"};
+  const char* const names[] = {"../secret",        "/etc/passwd", "sub/../../secret",
+                               "up/secret",        "relative",    "absolute",
+                               "magic/etc/passwd", "..",          "sub/../absolute"};
   for (const char* name : names) {
     EXPECT_EQ(ReasonOf(dir_->OpenForRead(name).status()), Reason::kPathOutsideRoots) << name;
     EXPECT_EQ(ReasonOf(dir_->OpenForWrite(name).status()), Reason::kPathOutsideRoots) << name;
@@ -162,8 +162,8 @@ TEST(FileSystem, ResolvesBeneathRootsOnly) {
       MakePosixFileSystem({temp.Join("alias"), temp.Join("models/inner") + "/."});
   ASSERT_TRUE(files.ok()) << files.status();
 
-  for (const std::string& uri : {temp.Join("models/m"), temp.Join("alias/m/"),
-                                 "file://" + temp.Join("models/./m")}) {
+  for (const std::string& uri :
+       {temp.Join("models/m"), temp.Join("alias/m/"), "file://" + temp.Join("models/./m")}) {
     const absl::StatusOr<ResolvedPath> path = (*files)->Resolve(uri);
     ASSERT_TRUE(path.ok()) << path.status();
     EXPECT_EQ(path->relative, "m") << uri;

@@ -46,7 +46,8 @@ TEST(StrictJson, RefusesEachTrick) {
 }
 
 TEST(StrictJson, SiblingsMayRepeatKeys) {
-  EXPECT_TRUE(ParseStrictJsonTree(R"({"a": {"k": 1}, "b": {"k": 1}, "k": [{"k": 1}]})", 4, "x").ok());
+  EXPECT_TRUE(
+      ParseStrictJsonTree(R"({"a": {"k": 1}, "b": {"k": 1}, "k": [{"k": 1}]})", 4, "x").ok());
 }
 
 }  // namespace

@@ -108,7 +108,8 @@ TEST(MemoryBudget, NeverHoldsMoreThanItsBudget) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&budget, t] {
       for (uint64_t i = 0; i < 200; ++i) {
-        EXPECT_TRUE(budget.Reserve(1 + (i * 37 + static_cast<uint64_t>(t) * 101) % 900, Never).ok());
+        EXPECT_TRUE(
+            budget.Reserve(1 + (i * 37 + static_cast<uint64_t>(t) * 101) % 900, Never).ok());
       }
     });
   }
@@ -121,8 +122,7 @@ TEST(MemoryBudget, HugeRequestsDoNotWrap) {
   MemoryBudget budget(100);
   absl::StatusOr<Reservation> held = budget.Reserve(1, Never);
   int asked = 0;
-  const absl::Status status =
-      budget.Reserve(UINT64_MAX, [&asked] { return ++asked > 1; }).status();
+  const absl::Status status = budget.Reserve(UINT64_MAX, [&asked] { return ++asked > 1; }).status();
   EXPECT_TRUE(absl::IsCancelled(status));
 }
 

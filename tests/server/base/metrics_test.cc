@@ -50,7 +50,8 @@ TEST(MetricsTable, IsWellFormed) {
     EXPECT_TRUE(std::is_sorted(info.buckets.begin(), info.buckets.end(), std::less_equal<>()))
         << info.name;
     for (const std::string& label : info.labels) {
-      for (const char* banned : {"job", "uri", "tensor", "digest", "path"}) EXPECT_NE(label, banned);
+      for (const char* banned : {"job", "uri", "tensor", "digest", "path"})
+        EXPECT_NE(label, banned);
     }
   }
 }
@@ -65,8 +66,8 @@ TEST(Metrics, ExposesWhatWasRecorded) {
   for (const char* line :
        {"sinq_tensors_total{action=\"quantize\"} 3", "sinq_jobs{state=\"queued\"} 3",
         "result=\"succeeded\",le=\"14400\"} 0", "result=\"succeeded\",le=\"28800\"} 1",
-        "sinq_leases_lost_total 0", "sinq_internal_errors_total 0",
-        "process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds"}) {
+        "sinq_leases_lost_total 0", "sinq_internal_errors_total 0", "process_resident_memory_bytes",
+        "process_start_time_seconds", "process_open_fds"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
   }
 }
@@ -74,9 +75,9 @@ TEST(Metrics, ExposesWhatWasRecorded) {
 TEST(Metrics, MisuseIsCountedNeverACrash) {
   const std::unique_ptr<Metrics> metrics = MakePrometheusMetrics();
   metrics->Add("no_such_total", 1);
-  metrics->Add("jobs", 1);                                // a gauge
-  metrics->Add("tensors_total", 1, {{"tensor", "a"}});    // unknown label
-  metrics->Add("tensors_total", -1, {{"action", "x"}});   // a counter cannot fall
+  metrics->Add("jobs", 1);                               // a gauge
+  metrics->Add("tensors_total", 1, {{"tensor", "a"}});   // unknown label
+  metrics->Add("tensors_total", -1, {{"action", "x"}});  // a counter cannot fall
   metrics->Observe("sinkhorn_rounds", std::numeric_limits<double>::quiet_NaN());
   EXPECT_NE(metrics->Expose().find("sinq_internal_errors_total 5"), std::string::npos);
 }
@@ -110,7 +111,8 @@ TEST(MetricsServer, ServesOnAnyPort) {
 
 TEST(MetricsServer, RefusesWhatIsNoAddress) {
   const std::unique_ptr<Metrics> metrics = MakePrometheusMetrics();
-  for (const char* listen : {"", "7462", "example.org:1", "127.0.0.1:0,0.0.0.0:0", "127.0.0.1:0s"}) {
+  for (const char* listen :
+       {"", "7462", "example.org:1", "127.0.0.1:0,0.0.0.0:0", "127.0.0.1:0s"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(StartMetricsServer(listen, *metrics).status())) << listen;
   }
 }

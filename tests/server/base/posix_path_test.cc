@@ -21,10 +21,26 @@ TEST(ParseLocalUri, NormalisesPathsAndFileUris) {
 
 TEST(ParseLocalUri, RefusesMalformed) {
   const std::string nul("/a\0b", 4);
-  const std::string cases[] = {"", "a/b", ".", "http://h/a", "s3://b/k", "file:/a", "file://a",
-                               "file://host/a", "file:a", "file:", "file://", "file:///a%0",
-                               "file:///a%zz", "file:///a%00", "file:///a%2fb", "file:///a?b",
-                               "file:///a#b", "hf://x", nul, "\\\\host\\share"};
+  const std::string cases[] = {"",
+                               "a/b",
+                               ".",
+                               "http://h/a",
+                               "s3://b/k",
+                               "file:/a",
+                               "file://a",
+                               "file://host/a",
+                               "file:a",
+                               "file:",
+                               "file://",
+                               "file:///a%0",
+                               "file:///a%zz",
+                               "file:///a%00",
+                               "file:///a%2fb",
+                               "file:///a?b",
+                               "file:///a#b",
+                               "hf://x",
+                               nul,
+                               "\\\\host\\share"};
   for (const std::string& uri : cases) {
     EXPECT_EQ(ParseLocalUri(uri).status().code(), absl::StatusCode::kInvalidArgument) << uri;
   }
@@ -33,8 +49,8 @@ TEST(ParseLocalUri, RefusesMalformed) {
 }
 
 TEST(ParseLocalUri, RefusesToClimb) {
-  for (const char* uri : {"/..", "/a/../b", "/a/..", "file:///a/../b", "file:///a/%2e%2e/b",
-                          "file:///a/.%2E"}) {
+  for (const char* uri :
+       {"/..", "/a/../b", "/a/..", "file:///a/../b", "file:///a/%2e%2e/b", "file:///a/.%2E"}) {
     const absl::Status status = ParseLocalUri(uri).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << uri;
     EXPECT_EQ(GetErrorDetails(status).reason, Reason::kPathOutsideRoots) << uri;

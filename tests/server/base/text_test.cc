@@ -10,9 +10,9 @@ namespace {
 TEST(PrintableText, KeepsGoodTextAndEscapesTheRest) {
   EXPECT_EQ(PrintableText("größe 日本 😀", 100), "größe 日本 😀");
   EXPECT_EQ(PrintableText("a\nb", 100), "a\\x0ab");
-  EXPECT_EQ(PrintableText("\xc0\xaf", 100), "\\xc0\\xaf");          // overlong slash
+  EXPECT_EQ(PrintableText("\xc0\xaf", 100), "\\xc0\\xaf");           // overlong slash
   EXPECT_EQ(PrintableText("\xed\xa0\x80", 100), "\\xed\\xa0\\x80");  // surrogate
-  EXPECT_EQ(PrintableText("\xe6\x97", 100), "\\xe6\\x97");          // cut short
+  EXPECT_EQ(PrintableText("\xe6\x97", 100), "\\xe6\\x97");           // cut short
 }
 
 TEST(PrintableText, IsBoundedAtEverySize) {

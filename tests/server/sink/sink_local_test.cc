@@ -162,8 +162,8 @@ TEST_F(LocalSinkTest, AResumedJobFindsItsBytes) {
   EXPECT_EQ(temp_.Read(absl::StrCat(kStaging, "/c")), "short");
 }
 
-// ENOSPC and EIO at every call of every kind: an error each time, nothing at the destination, and the
-// next attempt succeeds with the same bytes.
+// ENOSPC and EIO at every call of every kind: an error each time, nothing at the destination, and
+// the next attempt succeeds with the same bytes.
 TEST_F(LocalSinkTest, FaultsAtEverySite) {
   const FaultOperation operations[] = {
       FaultOperation::kOpenForWrite, FaultOperation::kMakeDirectory, FaultOperation::kOpenDirectory,

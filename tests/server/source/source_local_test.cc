@@ -29,7 +29,8 @@ std::string OneTensor(absl::string_view name, absl::string_view data) {
 
 std::string TwoTensors() {
   return SafetensorsFile(
-      R"({"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]},"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}})",
+      R"({"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]},)"
+      R"("a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}})",
       "aaabb");
 }
 
@@ -92,7 +93,8 @@ TEST_F(LocalSourceTest, BareFile) {
 
 TEST_F(LocalSourceTest, ShardedModelFollowsItsIndex) {
   temp_.Write("m/s1.safetensors", OneTensor("a", "A1"));
-  temp_.Write("m/s2.safetensors", TwoTensors());  // holds another "a", which the index does not want
+  temp_.Write("m/s2.safetensors",
+              TwoTensors());  // holds another "a", which the index does not want
   temp_.Write("m/consolidated.safetensors", OneTensor("a", "no"));
   temp_.Write("m/model.safetensors.index.json",
               R"({"weight_map":{"a":"s1.safetensors","b":"s2.safetensors"}})");
@@ -190,7 +192,8 @@ TEST_F(LocalSourceTest, ManyShardsDoNotEatDescriptors) {
   const size_t shards = LocalSource::kMaxOpenFiles + 3;
   std::string map;
   for (size_t i = 0; i < shards; ++i) {
-    temp_.Write(absl::StrCat("m/s", 1000 + i, ".safetensors"), OneTensor(absl::StrCat("t", i), "xy"));
+    temp_.Write(absl::StrCat("m/s", 1000 + i, ".safetensors"),
+                OneTensor(absl::StrCat("t", i), "xy"));
     absl::StrAppend(&map, i ? "," : "", "\"t", i, "\":\"s", 1000 + i, ".safetensors\"");
   }
   temp_.Write("m/model.safetensors.index.json", absl::StrCat("{\"weight_map\":{", map, "}}"));

@@ -1,0 +1,64 @@
+// One tensor of a QuantizeTensors stream: its memory, what has arrived, and what goes back.
+#ifndef SINQ_SERVER_RPC_TENSOR_STREAM_H_
+#define SINQ_SERVER_RPC_TENSOR_STREAM_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "kernels/backend.h"
+#include "server/base/aligned_buffer.h"
+#include "server/base/memory_budget.h"
+#include "server/export/exporter.h"
+#include "server/rpc/service_context.h"
+#include "sinq/v1/tensor_service.pb.h"
+
+namespace sinq {
+
+// Not thread-safe; handed from step to step. Weights, planes and scratch are one buffer under one reservation.
+class StreamedTensor {
+ public:
+  // Checks the header: name, dtype, rank, size against shape, shape against the format. Allocates nothing.
+  static absl::StatusOr<StreamedTensor> Make(const sinq::v1::TensorHeader& header, const kernels::QuantParams& params,
+                                             const kernels::Backend& backend);
+  // Waits for the budget, then reserves address space; pages are taken as bytes arrive.
+  absl::Status Allocate(MemoryBudget& budget, absl::FunctionRef<bool()> cancelled);
+  // InvalidArgument naming tensor and byte offset if there is more than the header said.
+  absl::Status Append(absl::string_view chunk);
+  bool complete() const { return received_bytes_ == weights_bytes_; }
+  // What is missing, for a stream that ends too early.
+  absl::Status Incomplete() const;
+  absl::Status Quantize(const kernels::Backend& backend, absl::FunctionRef<bool()> cancelled);
+  // The next message to send; false when all are sent. After Quantize.
+  bool Next(sinq::v1::QuantizeTensorsResponse* response);
+
+  const std::string& name() const { return layer_.name; }
+  double weights() const { return static_cast<double>(layer_.rows) * static_cast<double>(layer_.cols); }
+  uint64_t weights_bytes() const { return weights_bytes_; }
+  const kernels::TensorStats& stats() const { return stats_; }
+
+ private:
+  void FillResult(sinq::v1::TensorResult* result) const;
+
+  QuantizedLayer layer_;
+  kernels::WeightDtype dtype_ = kernels::WeightDtype::kBf16;
+  std::string compute_dtype_;
+  uint64_t weights_bytes_ = 0, total_bytes_ = 0, received_bytes_ = 0;
+  std::vector<float> block_scales_;
+  std::vector<OutputTensor> outputs_;
+  MemoryBudget::Reservation reservation_;
+  AlignedBuffer buffer_;
+  std::vector<absl::Span<std::byte>> planes_;
+  kernels::TensorStats stats_;
+  // Sending: next plane, and the next byte in it; -1: the result is still to be sent.
+  int plane_ = -1;
+  bool header_sent_ = false;
+  uint64_t sent_bytes_ = 0;
+};
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_RPC_TENSOR_STREAM_H_

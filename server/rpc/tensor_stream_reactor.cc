@@ -1,0 +1,208 @@
+#include "server/rpc/tensor_stream_reactor.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/base/limits.h"
+#include "server/rpc/convert.h"
+
+namespace sinq {
+namespace {
+
+constexpr int kMaxInFlight = 3;  // one arriving, one in work, one on its way back
+
+absl::Status Misplaced(absl::string_view what) {
+  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                   absl::StrCat(what, " The order is: recipe, then for each tensor its header and its chunks."), {{"field", "message"}});
+}
+
+}  // namespace
+
+TensorStreamReactor* TensorStreamReactor::Start(ServiceContext& context) {
+  std::shared_ptr<TensorStreamReactor> reactor(new TensorStreamReactor(context));
+  TensorStreamReactor* raw = reactor.get();
+  {
+    absl::MutexLock lock(&raw->mutex_);
+    raw->self_ = std::move(reactor);
+    if (++context.tensor_streams > kMaxTensorStreams) {
+      raw->Fail(MakeError(absl::StatusCode::kResourceExhausted, Reason::kLimitExceeded, "Too many tensor streams; try again later.",
+                          {{"limit", "max_tensor_streams"}}, absl::Seconds(2)));
+    }
+  }
+  raw->Advance();
+  return raw;
+}
+
+void TensorStreamReactor::Advance() {
+  std::shared_ptr<TensorStreamReactor> self;
+  mutex_.Lock();
+  self = self_;
+  if (acting_ || self == nullptr) {
+    again_ = true;
+    mutex_.Unlock();
+    return;
+  }
+  acting_ = true;
+  for (;;) {
+    again_ = false;
+    const Actions actions = Decide();
+    mutex_.Unlock();
+    if (actions.write) StartWrite(&response_);
+    if (actions.read) StartRead(&request_);
+    if (actions.finish) Finish(actions.status);
+    mutex_.Lock();
+    if (!actions.any() && !again_) break;
+  }
+  acting_ = false;
+  mutex_.Unlock();
+}
+
+TensorStreamReactor::Actions TensorStreamReactor::Decide() {
+  Actions actions;
+  if (finished_) return actions;
+  const bool over = !status_.ok() || Cancelled() || (input_ended_ && in_flight_ == 0);
+  if (over) {
+    if (tasks_ > 0 || writing_) return actions;
+    finished_ = actions.finish = true;
+    actions.status = ToGrpcStatus(status_.ok() && Cancelled() ? absl::CancelledError("the client went away") : status_);
+    ObserveRpc(context_.metrics, "QuantizeTensors", actions.status.error_code(), begin_);
+    return actions;
+  }
+  if (!writing_ && FillWrite()) writing_ = actions.write = true;
+  if (!reading_ && !input_ended_ && !allocating_ && (arriving_ != nullptr || in_flight_ < kMaxInFlight)) {
+    reading_ = actions.read = true;
+  }
+  return actions;
+}
+
+bool TensorStreamReactor::FillWrite() {
+  while (!ready_.empty()) {
+    response_.Clear();
+    if (ready_.front()->Next(&response_)) {
+      context_.metrics.Add("sinq_weight_bytes_out_total", static_cast<double>(response_.chunk().size()), {{"sink", "stream"}});
+      return true;
+    }
+    ready_.pop_front();
+    --in_flight_;
+  }
+  // The last tensor just left: there may be nothing more to wait for.
+  if (input_ended_ && in_flight_ == 0) again_ = true;
+  return false;
+}
+
+void TensorStreamReactor::OnReadDone(bool ok) {
+  {
+    absl::MutexLock lock(&mutex_);
+    reading_ = false;
+    if (!ok) {
+      input_ended_ = true;
+      if (arriving_ != nullptr && status_.ok()) Fail(arriving_->Incomplete());
+    } else if (status_.ok()) {
+      if (absl::Status status = HandleRequest(); !status.ok()) Fail(status);
+    }
+  }
+  Advance();
+}
+
+absl::Status TensorStreamReactor::HandleRequest() {
+  switch (request_.message_case()) {
+    case sinq::v1::QuantizeTensorsRequest::kRecipe: {
+      if (params_.has_value()) return Misplaced("A second recipe arrived.");
+      absl::StatusOr<kernels::QuantParams> params = ToQuantParams(request_.recipe());
+      if (!params.ok()) return params.status();
+      params_ = *params;
+      return absl::OkStatus();
+    }
+    case sinq::v1::QuantizeTensorsRequest::kHeader: return BeginTensor();
+    case sinq::v1::QuantizeTensorsRequest::kChunk: return AddChunk();
+    case sinq::v1::QuantizeTensorsRequest::MESSAGE_NOT_SET: break;
+  }
+  return Misplaced("An empty message arrived.");
+}
+
+absl::Status TensorStreamReactor::BeginTensor() {
+  if (!params_.has_value()) return Misplaced("A tensor header arrived before the recipe.");
+  if (arriving_ != nullptr) return arriving_->Incomplete();
+  absl::StatusOr<StreamedTensor> tensor = StreamedTensor::Make(request_.header(), *params_, context_.backend);
+  if (!tensor.ok()) return tensor.status();
+  arriving_ = std::make_shared<StreamedTensor>(*std::move(tensor));
+  ++in_flight_;
+  ++tasks_;
+  allocating_ = true;
+  // Waiting for the budget must not hold up gRPC's threads.
+  context_.handlers.Run([self = self_, tensor = arriving_] { self->AllocateTask(tensor); });
+  return absl::OkStatus();
+}
+
+void TensorStreamReactor::AllocateTask(TensorPtr tensor) {
+  const absl::Status status = tensor->Allocate(context_.budget, [this] { return Cancelled(); });
+  {
+    absl::MutexLock lock(&mutex_);
+    --tasks_;
+    allocating_ = false;
+    if (!status.ok()) Fail(status);
+  }
+  Advance();
+}
+
+absl::Status TensorStreamReactor::AddChunk() {
+  if (arriving_ == nullptr) return Misplaced("A chunk arrived without a tensor header before it.");
+  if (request_.chunk().size() > kMaxClientChunkBytes) {
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kLimitExceeded,
+                     absl::StrCat("A chunk has ", request_.chunk().size(), " bytes; at most ", kMaxClientChunkBytes, " are taken."),
+                     {{"limit", "max_client_chunk_bytes"}});
+  }
+  if (absl::Status status = arriving_->Append(request_.chunk()); !status.ok()) return status;
+  context_.metrics.Add("sinq_weight_bytes_in_total", static_cast<double>(request_.chunk().size()), {{"source", "stream"}});
+  if (!arriving_->complete()) return absl::OkStatus();
+  ++tasks_;
+  context_.compute.Run([self = self_, tensor = std::move(arriving_)] { self->QuantizeTask(tensor); });
+  arriving_ = nullptr;
+  return absl::OkStatus();
+}
+
+void TensorStreamReactor::QuantizeTask(TensorPtr tensor) {
+  const absl::Status status = tensor->Quantize(context_.backend, [this] { return Cancelled(); });
+  if (status.ok()) context_.metrics.Add("sinq_weights_quantized_total", tensor->weights(), {{"backend", "cpu"}});
+  {
+    absl::MutexLock lock(&mutex_);
+    --tasks_;
+    if (status.ok()) {
+      ready_.push_back(std::move(tensor));
+    } else {
+      Fail(status);
+    }
+  }
+  Advance();
+}
+
+void TensorStreamReactor::Fail(const absl::Status& status) {
+  if (status_.ok()) status_ = status;
+  cancelled_ = true;  // stops tasks
+}
+
+void TensorStreamReactor::OnWriteDone(bool ok) {
+  {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+    if (!ok) cancelled_ = true;
+  }
+  Advance();
+}
+
+void TensorStreamReactor::OnCancel() {
+  cancelled_ = true;
+  Advance();
+}
+
+void TensorStreamReactor::OnDone() {
+  --context_.tensor_streams;
+  std::shared_ptr<TensorStreamReactor> self;
+  absl::MutexLock lock(&mutex_);
+  // Released by the caller's frame below: the mutex must not die locked.
+  self.swap(self_);
+  context_.handlers.Run([self = std::move(self)] {});
+}
+
+}  // namespace sinq

@@ -1,0 +1,81 @@
+// QuantizeTensors: tensors in, quantized tensors out, one read and one write in flight.
+#ifndef SINQ_SERVER_RPC_TENSOR_STREAM_REACTOR_H_
+#define SINQ_SERVER_RPC_TENSOR_STREAM_REACTOR_H_
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "server/rpc/service_context.h"
+#include "server/rpc/tensor_stream.h"
+#include "server/rpc/unary.h"
+#include "sinq/v1/tensor_service.grpc.pb.h"
+
+namespace sinq {
+
+// Invariants:
+// 1. At most kMaxInFlight tensors hold memory: one arriving, the others in work or on their way back. While they are that
+//    many, nothing is read: gRPC's flow control then stops the client.
+// 2. gRPC is called without the lock held and by one thread at a time (`acting_`), so that nothing follows Finish.
+// 3. Finish waits for tasks on executors; the object lives until OnDone and the last task have let go (shared_from_this).
+class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::QuantizeTensorsRequest, sinq::v1::QuantizeTensorsResponse>,
+                                  public std::enable_shared_from_this<TensorStreamReactor> {
+ public:
+  // The object owns itself until OnDone.
+  static TensorStreamReactor* Start(ServiceContext& context);
+
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  using TensorPtr = std::shared_ptr<StreamedTensor>;
+  struct Actions {
+    bool read = false, write = false, finish = false;
+    grpc::Status status;
+    bool any() const { return read || write || finish; }
+  };
+
+  explicit TensorStreamReactor(ServiceContext& context) : context_(context) {}
+  void Advance();
+  Actions Decide() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool FillWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status HandleRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status BeginTensor() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status AddChunk() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Fail(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AllocateTask(TensorPtr tensor);
+  void QuantizeTask(TensorPtr tensor);
+  bool Cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+  ServiceContext& context_;
+  const SteadyTime begin_ = std::chrono::steady_clock::now();
+  std::atomic<bool> cancelled_ = false;
+  // Touched only while the read or write they belong to is not in flight.
+  sinq::v1::QuantizeTensorsRequest request_;
+  sinq::v1::QuantizeTensorsResponse response_;
+
+  absl::Mutex mutex_;
+  std::shared_ptr<TensorStreamReactor> self_ ABSL_GUARDED_BY(mutex_);
+  std::optional<kernels::QuantParams> params_ ABSL_GUARDED_BY(mutex_);
+  TensorPtr arriving_ ABSL_GUARDED_BY(mutex_);
+  std::deque<TensorPtr> ready_ ABSL_GUARDED_BY(mutex_);
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;   // tensors that hold memory
+  int tasks_ ABSL_GUARDED_BY(mutex_) = 0;       // on executors
+  bool allocating_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool input_ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool acting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool again_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_RPC_TENSOR_STREAM_REACTOR_H_
