@@ -21,6 +21,8 @@ float Clamp(float x, float low, float high) {
   return raised < high ? raised : high;
 }
 float Rne(float x) { return std::nearbyint(x); }
+// Scales and zeros are never stored as -0: instruction sets disagree about its sign.
+float WithoutNegativeZero(float x) { return x + 0.0f; }
 
 // ---------------------------------------------------------------- 0. input
 
@@ -509,7 +511,7 @@ class Work {
     if (upstream()) {
       exact_[e] = FitUpstream(UpstreamY(i, j, balance), params_);
       out_.scale[e] = exact_[e].scale * balance.r[static_cast<size_t>(i)];
-      out_.zero[e] = exact_[e].zero;
+      out_.zero[e] = WithoutNegativeZero(exact_[e].zero);
       return;
     }
     std::vector<float> y;
@@ -518,8 +520,8 @@ class Work {
       y.push_back(W(i, j * out_.group + k) * u);
     }
     const ReferenceGroup fit = ReferenceFit(y, params_, aux_);
-    out_.scale[e] = fit.scale * PowerOfTwo(-balance.exponent);
-    out_.zero[e] = fit.zero;
+    out_.scale[e] = WithoutNegativeZero(fit.scale) * PowerOfTwo(-balance.exponent);
+    out_.zero[e] = WithoutNegativeZero(fit.zero);
   }
 
   void CodeUpstream() {
