@@ -42,22 +42,19 @@ std::string HexEscape(char c) {
 }  // namespace
 
 std::string PrintableText(absl::string_view text, size_t max_bytes) {
+  constexpr absl::string_view kCut = "...";
   std::string out;
-  out.reserve(text.size() < max_bytes ? text.size() : max_bytes);
-  size_t at = 0;
-  while (at < text.size()) {
+  size_t cut_at = 0;  // the longest whole-character prefix of `out` that leaves room for kCut
+  for (size_t at = 0; at < text.size();) {
     const size_t length = SequenceLength(text, at);
     const bool plain = length > 0 && !IsControl(text[at]);
-    const std::string piece =
-        plain ? std::string(text.substr(at, length)) : HexEscape(text[at]);
-    const size_t consumed = plain ? length : 1;
-    const size_t reserve = at + consumed < text.size() ? 3 : 0;  // room for "..."
-    if (out.size() + piece.size() + reserve > max_bytes) {
-      out.append("...", max_bytes - out.size() < 3 ? max_bytes - out.size() : 3);
-      return out;
-    }
-    out += piece;
-    at += consumed;
+    out += plain ? std::string(text.substr(at, length)) : HexEscape(text[at]);
+    at += plain ? length : 1;
+    if (out.size() + kCut.size() <= max_bytes) cut_at = out.size();
+    if (out.size() <= max_bytes) continue;
+    out.resize(cut_at);
+    absl::StrAppend(&out, kCut.substr(0, max_bytes - cut_at));
+    return out;
   }
   return out;
 }

@@ -63,8 +63,11 @@ class JobStore {
   virtual absl::StatusOr<std::optional<std::pair<Job, Lease>>> Acquire(absl::string_view worker, absl::Duration lease_duration) = 0;
   // Heartbeat with progress. Returns the job (look at cancel_requested).
   virtual absl::StatusOr<Job> Renew(const Lease& lease, absl::Duration lease_duration, const JobProgress& progress, absl::string_view tensor) = 0;
-  // Back to QUEUED without counting the attempt (drain). 
+  // Back to QUEUED without counting the attempt (drain).
   virtual absl::Status Release(const Lease& lease) = 0;
+  // Back to QUEUED after a failure that may pass; not leasable before `delay`. FAILED with `error` if the attempts are
+  // used up. An attempt that left finished units behind was no failure of the job and starts the count again.
+  virtual absl::StatusOr<Job> Retry(const Lease& lease, absl::Duration delay, const JobError& error) = 0;
   // Fails with Aborted unless the lease is still ours: called right before output is published.
   virtual absl::Status CheckLease(const Lease& lease) = 0;
   virtual absl::Status Finish(const Lease& lease, JobState state, const JobProgress& progress, const JobError& error) = 0;

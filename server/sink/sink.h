@@ -16,7 +16,7 @@
 namespace sinq {
 
 // The manifest of an output: a JSON object whose "job_id" says which job published it. It is put last.
-inline constexpr absl::string_view kManifestFileName = "sinq_manifest.json";
+inline constexpr absl::string_view kManifestFileName = "sinq-manifest.json";
 
 // Order of calls: CreateFile for every file, WriteAt in any order from any thread, SyncFile, Publish.
 // Thread-safe except Publish/Abort. File names are plain: no slash, at most 255 bytes.

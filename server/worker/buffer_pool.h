@@ -1,0 +1,39 @@
+// Buffers of units in flight, kept for the next unit: fresh pages cost more than the copy into them.
+#ifndef SINQ_SERVER_WORKER_BUFFER_POOL_H_
+#define SINQ_SERVER_WORKER_BUFFER_POOL_H_
+
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "server/base/aligned_buffer.h"
+#include "server/base/memory_budget.h"
+
+namespace sinq {
+
+// Memory with the reservation that covers it.
+struct PooledBuffer {
+  MemoryBudget::Reservation reservation;
+  AlignedBuffer buffer;
+};
+
+// Thread-safe. Idle buffers keep their reservation, so the budget counts them; they are given up before anything waits.
+class BufferPool {
+ public:
+  explicit BufferPool(MemoryBudget& budget) : budget_(budget) {}
+
+  // At least `size_bytes`; blocks while the budget is used up. Cancelled when `cancelled` says so.
+  absl::StatusOr<PooledBuffer> Acquire(uint64_t size_bytes, absl::FunctionRef<bool()> cancelled);
+  void Release(PooledBuffer buffer);
+
+ private:
+  MemoryBudget& budget_;
+  absl::Mutex mutex_;
+  std::vector<PooledBuffer> idle_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_WORKER_BUFFER_POOL_H_

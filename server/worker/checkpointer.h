@@ -1,0 +1,71 @@
+// Makes finished tensors durable in batches, and digests shards behind the writers.
+#ifndef SINQ_SERVER_WORKER_CHECKPOINTER_H_
+#define SINQ_SERVER_WORKER_CHECKPOINTER_H_
+
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/job/job_store.h"
+#include "server/plan/plan.h"
+#include "server/sink/sink.h"
+#include "server/worker/file_digester.h"
+#include "server/worker/manifest.h"
+#include "server/worker/unit_record.h"
+
+namespace sinq {
+
+// Owns one thread. Add may be called from any thread; Finish once. A tensor is recorded in the store only after its file was
+// synced: a recorded tensor survives a power cut. The first error stops the thread; Failed tells the pipeline.
+class Checkpointer {
+ public:
+  Checkpointer(const Plan& plan, Sink& sink, JobStore& store, Lease lease, absl::Duration interval);
+  ~Checkpointer();
+
+  // A tensor of an earlier attempt: durable already, only its digest is wanted.
+  void AddDurable(const PlannedTensor& tensor, UnitRecord record);
+  void Add(const PlannedTensor& tensor, UnitRecord record);
+  bool Failed() const;
+  // Waits until everything added is durable. Keeps what was done if `digest_files` is false (a job that stops early).
+  absl::Status Finish(bool digest_files);
+  // After a successful Finish(true).
+  const std::map<std::string, UnitRecord>& records() const { return all_records_; }
+  const std::vector<ManifestFile>& files() const { return files_; }
+
+ private:
+  struct Item {
+    const PlannedTensor* tensor = nullptr;
+    UnitRecord record;
+    bool durable = false;
+  };
+  void Loop();
+  bool HasWorkOrDone() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return finishing_; }
+  absl::Status Commit(std::vector<Item> items);
+  absl::Status DigestFiles();
+
+  const Plan& plan_;
+  Sink& sink_;
+  JobStore& store_;
+  const Lease lease_;
+  const absl::Duration interval_;
+
+  // Only the thread, then (after it has ended) Finish.
+  std::vector<FileDigester> digesters_;
+  std::map<std::string, UnitRecord> all_records_;
+  std::vector<ManifestFile> files_;
+
+  mutable absl::Mutex mutex_;
+  std::vector<Item> pending_ ABSL_GUARDED_BY(mutex_);
+  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_WORKER_CHECKPOINTER_H_

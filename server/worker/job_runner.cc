@@ -1,0 +1,246 @@
+#include "server/worker/job_runner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/base/limits.h"
+#include "server/base/sha256.h"
+#include "server/plan/plan.h"
+#include "server/sink/sink.h"
+#include "server/source/model_source.h"
+#include "server/worker/buffer_pool.h"
+#include "server/worker/checkpointer.h"
+#include "server/worker/manifest.h"
+#include "server/worker/pipeline.h"
+
+namespace sinq {
+namespace {
+
+constexpr uint64_t kCopyBytes = 1 << 20;
+
+absl::Span<const std::byte> Bytes(absl::string_view text) { return {reinterpret_cast<const std::byte*>(text.data()), text.size()}; }
+
+// One run of one job; on the stack of Run.
+class Attempt {
+ public:
+  using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view)>;
+  Attempt(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files, MemoryBudget& budget, JobStore& store,
+          Metrics& metrics, const Job& job, const Lease& lease, const std::atomic<StopReason>& stop, OnProgress on_progress)
+      : options_(options), backend_(backend), files_(files), budget_(budget), store_(store), metrics_(metrics), job_(job),
+        lease_(lease), stop_(stop), on_progress_(on_progress) {}
+
+  RunResult Run() {
+    absl::Status status = RunStages();
+    if (!status.ok() && MustNotResume(status)) {
+      if (sink_ != nullptr) sink_->Abort().IgnoreError();  // the job's own error says more
+    }
+    return {std::move(status), progress_};
+  }
+
+ private:
+  absl::Status RunStages() {
+    Enter(JobStage::kPlan);
+    if (absl::Status status = Plan(); !status.ok()) return status;
+    if (absl::Status status = OpenOutput(); !status.ok()) return status;
+    Enter(JobStage::kQuantize);
+    Checkpointer checkpointer(plan_, *sink_, store_, lease_, options_.checkpoint_interval);
+    absl::Status status = Quantize(checkpointer);
+    if (!status.ok()) {
+      // Keeps what is done, for the next attempt.
+      const absl::Status kept = checkpointer.Finish(false);
+      return absl::IsCancelled(status) && !kept.ok() ? kept : status;
+    }
+    Enter(JobStage::kCommit);
+    return Commit(checkpointer);
+  }
+
+  // Staging is kept only where another attempt will go on from it.
+  bool MustNotResume(const absl::Status& status) const {
+    const StopReason reason = stop_.load();
+    if (reason == StopReason::kDrain || reason == StopReason::kLeaseLost || absl::IsAborted(status)) return false;
+    return !absl::IsUnavailable(status) && !absl::IsInternal(status);
+  }
+
+  void Enter(JobStage stage) {
+    const auto now = std::chrono::steady_clock::now();
+    if (progress_.stage != JobStage::kNone) {
+      metrics_.Observe("sinq_job_stage_seconds", std::chrono::duration<double>(now - stage_begin_).count(),
+                       {{"stage", progress_.stage == JobStage::kPlan ? "plan" : "commit"}});
+    }
+    stage_begin_ = now;
+    progress_.stage = stage;
+    on_progress_(progress_, "");
+  }
+
+  absl::Status Plan() {
+    const absl::StatusOr<ResolvedPath> path = files_.Resolve(job_.spec.source_uri);
+    if (!path.ok()) return path.status();
+    absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenLocalSource(*path);
+    if (!source.ok()) return source.status();
+    source_ = *std::move(source);
+    const absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(job_.spec.format);
+    if (!exporter.ok()) return exporter.status();
+    absl::StatusOr<sinq::Plan> plan = MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), options_.workers});
+    if (!plan.ok()) return plan.status();
+    plan_ = *std::move(plan);
+    progress_.tensors_total = static_cast<uint64_t>(
+        std::count_if(plan_.tensors.begin(), plan_.tensors.end(), [](const PlannedTensor& t) { return t.action != TensorAction::kDrop; }));
+    for (const PlannedTensor& tensor : plan_.tensors) {
+      if (tensor.action != TensorAction::kDrop) progress_.bytes_total += tensor.source.size_bytes;
+    }
+    progress_.output_bytes = plan_.output_bytes;
+    progress_.effective_bits = plan_.effective_bits;
+    return CheckPlanDigest();
+  }
+
+  // A source that changed between two attempts would mix two models in one output.
+  absl::Status CheckPlanDigest() {
+    const absl::StatusOr<std::string> earlier = store_.PlanDigest(job_.id);
+    if (!earlier.ok()) return earlier.status();
+    if (earlier->empty()) return store_.SetPlanDigest(lease_, plan_.digest);
+    if (*earlier == plan_.digest) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kMalformedSource,
+                     "The source changed since this job began; submit a new job.");
+  }
+
+  absl::Status OpenOutput() {
+    const absl::StatusOr<ResolvedPath> path = files_.Resolve(job_.spec.output_uri);
+    if (!path.ok()) return path.status();
+    absl::StatusOr<std::unique_ptr<Sink>> sink = OpenLocalSink(*path, job_.id);
+    if (!sink.ok()) return sink.status();
+    sink_ = *std::move(sink);
+    for (const PlannedFile& file : plan_.files) {
+      if (absl::Status status = CreateShard(file); !status.ok()) return Annotate(status, file.name);
+    }
+    for (const PlannedExtra& extra : plan_.extras) {
+      const PlannedFile& file = plan_.files[static_cast<size_t>(extra.range.file_index)];
+      if (absl::Status status = sink_->WriteAt(file.name, extra.range.offset, Bytes(extra.content)); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CreateShard(const PlannedFile& file) {
+    if (absl::Status status = sink_->CreateFile(file.name, file.size_bytes); !status.ok()) return status;
+    return sink_->WriteAt(file.name, 0, Bytes(file.header));
+  }
+
+  absl::Status Quantize(Checkpointer& checkpointer) {
+    std::set<std::string> finished;
+    if (absl::Status status = TakeFinished(checkpointer, finished); !status.ok()) return status;
+    BufferPool pool(budget_);
+    const UnitContext context{plan_, *source_, backend_, *sink_, pool};
+    Pipeline pipeline(context, checkpointer, metrics_, options_.workers, on_progress_);
+    const absl::Status status = pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
+    progress_ = pipeline.progress();
+    return status;
+  }
+
+  absl::Status TakeFinished(Checkpointer& checkpointer, std::set<std::string>& finished) {
+    const absl::StatusOr<std::vector<FinishedUnit>> units = store_.FinishedUnits(job_.id);
+    if (!units.ok()) return units.status();
+    std::map<std::string, std::string> records;
+    for (const FinishedUnit& unit : *units) records[unit.unit] = unit.record;
+    for (const PlannedTensor& tensor : plan_.tensors) {
+      const auto found = records.find(tensor.source.name);
+      if (found == records.end()) continue;
+      absl::StatusOr<UnitRecord> record = UnitRecordFromJson(found->second);
+      if (!record.ok()) return record.status();
+      checkpointer.AddDurable(tensor, *std::move(record));
+      finished.insert(tensor.source.name);
+      ++progress_.tensors_done;
+      progress_.bytes_done += tensor.source.size_bytes;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Commit(Checkpointer& checkpointer) {
+    if (absl::Status status = checkpointer.Finish(true); !status.ok()) return status;
+    std::vector<ManifestFile> files = checkpointer.files();
+    for (const PlannedFile& file : plan_.files) {
+      if (absl::Status status = sink_->SyncFile(file.name); !status.ok()) return status;
+    }
+    for (const SideFile& file : plan_.side_files) {
+      if (absl::Status status = sink_->PutFile(file.name, file.content); !status.ok()) return Annotate(status, file.name);
+      files.push_back({file.name, file.content.size(), Sha256Hex(file.content)});
+    }
+    for (const AuxFile& file : plan_.copied_files) {
+      const absl::StatusOr<std::string> digest = CopyFile(file);
+      if (!digest.ok()) return Annotate(digest.status(), file.name);
+      files.push_back({file.name, file.size_bytes, *digest});
+    }
+    const std::string manifest = MakeManifest(job_, plan_, *source_, checkpointer.records(), files, options_.code_version);
+    if (absl::Status status = sink_->PutFile(kManifestFileName, manifest); !status.ok()) return status;
+    // A worker that slept through its lease must not publish.
+    if (absl::Status status = store_.CheckLease(lease_); !status.ok()) return status;
+    if (absl::Status status = sink_->Publish(); !status.ok()) return status;
+    progress_.stage = JobStage::kDone;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> CopyFile(const AuxFile& file) {
+    const absl::StatusOr<std::unique_ptr<File>> from = source_->OpenAuxFile(file.name);
+    if (!from.ok()) return from.status();
+    if (absl::Status status = sink_->CreateFile(file.name, file.size_bytes); !status.ok()) return status;
+    Sha256 digest;
+    std::vector<std::byte> piece(std::min(kCopyBytes, file.size_bytes));
+    for (uint64_t at = 0; at < file.size_bytes; at += kCopyBytes) {
+      const absl::Span<std::byte> part = absl::MakeSpan(piece).subspan(0, std::min(kCopyBytes, file.size_bytes - at));
+      if (absl::Status status = (*from)->ReadAt(at, part); !status.ok()) return status;
+      digest.Update(absl::Span<const std::byte>(part));
+      if (absl::Status status = sink_->WriteAt(file.name, at, part); !status.ok()) return status;
+    }
+    if (absl::Status status = sink_->SyncFile(file.name); !status.ok()) return status;
+    return digest.HexDigest();
+  }
+
+  const RunnerOptions& options_;
+  const kernels::Backend& backend_;
+  const FileSystem& files_;
+  MemoryBudget& budget_;
+  JobStore& store_;
+  Metrics& metrics_;
+  const Job& job_;
+  const Lease& lease_;
+  const std::atomic<StopReason>& stop_;
+  const OnProgress on_progress_;
+  std::unique_ptr<ModelSource> source_;
+  sinq::Plan plan_;
+  std::unique_ptr<Sink> sink_;
+  JobProgress progress_;
+  std::chrono::steady_clock::time_point stage_begin_;
+};
+
+class LocalJobRunner : public JobRunner {
+ public:
+  LocalJobRunner(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files, MemoryBudget& budget,
+                 JobStore& store, Metrics& metrics)
+      : options_(options), backend_(backend), files_(files), budget_(budget), store_(store), metrics_(metrics) {}
+
+  RunResult Run(const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
+                absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) override {
+    return Attempt(options_, backend_, files_, budget_, store_, metrics_, job, lease, stop, on_progress).Run();
+  }
+
+ private:
+  const RunnerOptions options_;
+  const kernels::Backend& backend_;
+  const FileSystem& files_;
+  MemoryBudget& budget_;
+  JobStore& store_;
+  Metrics& metrics_;
+};
+
+}  // namespace
+
+std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files,
+                                         MemoryBudget& budget, JobStore& store, Metrics& metrics) {
+  return std::make_unique<LocalJobRunner>(options, backend, files, budget, store, metrics);
+}
+
+}  // namespace sinq

@@ -1,0 +1,74 @@
+#include "server/worker/manifest.h"
+
+#include "kernels/quant_params.h"
+#include "nlohmann/json.hpp"
+
+namespace sinq {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int kManifestVersion = 1;
+
+ordered_json SourceSection(const Job& job, const ModelSource& source) {
+  ordered_json section;
+  section["uri"] = job.spec.source_uri;
+  section["fingerprint"] = source.Fingerprint();
+  section["files"] = ordered_json::array();
+  for (const SourceFile& file : source.files()) {
+    section["files"].push_back({{"name", file.name}, {"size_bytes", file.size_bytes}, {"header_sha256", file.header_sha256}});
+  }
+  return section;
+}
+
+ordered_json TensorEntry(const PlannedTensor& tensor, const std::map<std::string, UnitRecord>& records) {
+  ordered_json entry;
+  entry["name"] = tensor.source.name;
+  entry["action"] = std::string(ActionName(tensor.action));
+  entry["reason"] = tensor.reason;
+  entry["dtype"] = tensor.source.dtype;
+  entry["shape"] = tensor.source.shape;
+  const auto found = records.find(tensor.source.name);
+  if (found == records.end()) return entry;
+  const UnitRecord& record = found->second;
+  entry["source_sha256"] = record.source_sha256;
+  if (record.quantized) {
+    entry["bits"] = tensor.params.bits;
+    entry["group_size"] = tensor.params.group_size;
+    entry["aux"] = std::string(kernels::AuxName(tensor.params.aux));
+    entry["relative_error"] = record.relative_error;
+    entry["imbalance_before"] = record.imbalance_before;
+    entry["imbalance_after"] = record.imbalance_after;
+    entry["rounds"] = record.mean_rounds;
+  }
+  entry["outputs"] = ordered_json::array();
+  for (size_t i = 0; i < tensor.outputs.size() && i < record.output_sha256.size(); ++i) {
+    entry["outputs"].push_back({{"name", tensor.outputs[i].tensor.name}, {"sha256", record.output_sha256[i]}});
+  }
+  return entry;
+}
+
+}  // namespace
+
+std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& source, const std::map<std::string, UnitRecord>& records,
+                         const std::vector<ManifestFile>& files, const std::string& code_version) {
+  ordered_json manifest;
+  manifest["manifest_version"] = kManifestVersion;
+  manifest["job_id"] = job.id;
+  manifest["code_version"] = code_version;
+  manifest["source"] = SourceSection(job, source);
+  manifest["recipe"] = ordered_json::parse(JobSpecToJson(job.spec), nullptr, /*allow_exceptions=*/false);
+  manifest["plan_digest"] = plan.digest;
+  manifest["effective_bits"] = plan.effective_bits;
+  manifest["quantized_weights"] = plan.quantized_weights;
+  manifest["output_bytes"] = plan.output_bytes;
+  manifest["files"] = ordered_json::array();
+  for (const ManifestFile& file : files) {
+    manifest["files"].push_back({{"name", file.name}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
+  }
+  manifest["tensors"] = ordered_json::array();
+  for (const PlannedTensor& tensor : plan.tensors) manifest["tensors"].push_back(TensorEntry(tensor, records));
+  return manifest.dump(1) + "\n";
+}
+
+}  // namespace sinq

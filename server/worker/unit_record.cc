@@ -1,0 +1,44 @@
+#include "server/worker/unit_record.h"
+
+#include "nlohmann/json.hpp"
+
+namespace sinq {
+
+using nlohmann::json;
+
+std::string UnitRecordToJson(const UnitRecord& record) {
+  json out;
+  out["source_sha256"] = record.source_sha256;
+  out["output_sha256"] = record.output_sha256;
+  if (record.quantized) {
+    out["relative_error"] = record.relative_error;
+    out["imbalance_before"] = record.imbalance_before;
+    out["imbalance_after"] = record.imbalance_after;
+    out["mean_rounds"] = record.mean_rounds;
+  }
+  return out.dump();
+}
+
+absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view text) {
+  const json in = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const bool shaped = in.is_object() && in.contains("source_sha256") && in["source_sha256"].is_string() &&
+                      in.contains("output_sha256") && in["output_sha256"].is_array();
+  if (!shaped) return absl::DataLossError("a finished tensor's record in the job store is damaged; delete the job and submit again");
+  UnitRecord record;
+  record.source_sha256 = in["source_sha256"].get<std::string>();
+  for (const json& digest : in["output_sha256"]) {
+    if (digest.is_string()) record.output_sha256.push_back(digest.get<std::string>());
+  }
+  const auto number = [&](const char* key) {
+    const auto found = in.find(key);
+    return found != in.end() && found->is_number() ? found->get<double>() : 0.0;
+  };
+  record.quantized = in.contains("relative_error");
+  record.relative_error = number("relative_error");
+  record.imbalance_before = number("imbalance_before");
+  record.imbalance_after = number("imbalance_after");
+  record.mean_rounds = number("mean_rounds");
+  return record;
+}
+
+}  // namespace sinq

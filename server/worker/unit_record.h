@@ -1,0 +1,30 @@
+// What a finished tensor leaves behind: in the store for a resumed job, in the manifest for readers.
+#ifndef SINQ_SERVER_WORKER_UNIT_RECORD_H_
+#define SINQ_SERVER_WORKER_UNIT_RECORD_H_
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace sinq {
+
+struct UnitRecord {
+  std::string source_sha256;                // hex, of the tensor's bytes in the source
+  std::vector<std::string> output_sha256;   // hex, one per output range
+  bool quantized = false;                   // the rest is only for quantized tensors
+  double relative_error = 0;
+  double imbalance_before = 0, imbalance_after = 0;
+  double mean_rounds = 0;
+};
+
+// Numbers survive the round trip exactly.
+std::string UnitRecordToJson(const UnitRecord& record);
+// DataLoss for text that UnitRecordToJson did not write.
+absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view json);
+
+}  // namespace sinq
+
+#endif  // SINQ_SERVER_WORKER_UNIT_RECORD_H_

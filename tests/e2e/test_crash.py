@@ -1,0 +1,170 @@
+"""kill -9 and SIGTERM in the middle of a job: the next process goes on, and the bytes are those of an undisturbed run."""
+
+import os
+import random
+import time
+import unittest
+
+import harness
+from harness import Server, state, workspace
+
+ROUNDS = int(os.environ.get("SINQ_KILL_ROUNDS", "4"))
+
+
+class CrashTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        space = workspace()
+        cls.home = space.__enter__()
+        cls.addClassCleanup(space.__exit__, None, None, None)
+        cls.source = cls.home / "model"
+        cls.source_bytes = harness.make_model(cls.source, hidden=2048, inter=5632, layers=8, vocab=4096, shards=3)
+        with_server = cls.home / "reference-server"
+        with_server.mkdir()
+        server = Server(with_server, "--workers", "1", roots=[cls.home]).start()
+        start = time.monotonic()
+        result = server.submit(cls.source, cls.home / "reference", "--wait")
+        cls.seconds = time.monotonic() - start
+        server.stop()
+        if result.code != 0:
+            raise AssertionError(str(result))
+        cls.want = harness.digests(cls.home / "reference")
+        cls.rng = random.Random(20261124)
+
+    def new_server(self, name):
+        home = self.home / name
+        home.mkdir()
+        server = Server(home, "--workers", "1", roots=[self.home])
+        self.addCleanup(server.stop)
+        return server.start()
+
+    def check_result(self, server, job_id, output):
+        job = server.wait(job_id)
+        self.assertEqual(state(job), "SUCCEEDED", str(job))
+        self.assertEqual(harness.digests(output), self.want)
+        self.assertEqual(harness.staging_left(self.home), [])
+        return job
+
+    def test_kill_9_at_random_moments(self):
+        resumed = 0
+        for number in range(ROUNDS):
+            server = self.new_server(f"kill-{number}")
+            output = self.home / f"kill-{number}-out"
+            job_id = server.submit_detached(self.source, output)
+            for _ in range(self.rng.randint(1, 2)):
+                time.sleep(self.rng.uniform(0.05, 0.9) * self.seconds)
+                server.kill()
+                server.start()
+            job = self.check_result(server, job_id, output)
+            resumed += int(job["attempt"]) > 1
+            server.stop()
+        self.assertGreater(resumed, 0, "no kill hit a running job")
+
+    def test_kill_9_right_after_submit_loses_nothing(self):
+        server = self.new_server("early")
+        output = self.home / "early-out"
+        job_id = server.submit_detached(self.source, output)
+        server.kill()
+        server.start()
+        self.check_result(server, job_id, output)
+
+    def test_kill_9_around_the_end(self):
+        server = self.new_server("late")
+        output = self.home / "late-out"
+        job_id = server.submit_detached(self.source, output)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not output.exists():
+            if server.job(job_id)["progress"]["stage"].endswith("COMMIT"):
+                break
+            time.sleep(0.005)
+        server.kill()
+        server.start()
+        self.check_result(server, job_id, output)
+
+    def test_a_resumed_job_does_only_what_is_left(self):
+        server = self.new_server("left")
+        output = self.home / "left-out"
+        job_id = server.submit_detached(self.source, output)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            progress = server.job(job_id)["progress"]
+            if int(progress["bytes_done"]) > self.source_bytes * 0.6:
+                break
+            time.sleep(0.01)
+        code, seconds = server.terminate()
+        self.assertEqual(code, 0, server.tail())
+        self.assertLess(seconds, 30)
+        server.start()
+        self.check_result(server, job_id, output)
+        if int(server.job(job_id)["attempt"]) > 0 and not progress["stage"].endswith("DONE"):
+            self.assertLess(server.io()["rchar"], self.source_bytes * 0.75, "finished tensors were read again")
+
+    def test_sigterm_drains_with_exit_code_0_and_the_job_goes_on(self):
+        server = self.new_server("drain")
+        output = self.home / "drain-out"
+        job_id = server.submit_detached(self.source, output)
+        time.sleep(0.3 * self.seconds)
+        code, seconds = server.terminate()
+        self.assertEqual(code, 0, server.tail())
+        self.assertLess(seconds, 30)
+        server.start()
+        self.check_result(server, job_id, output)
+
+    def test_sigterm_of_an_idle_server_is_quick(self):
+        server = self.new_server("idle")
+        code, seconds = server.terminate()
+        self.assertEqual(code, 0, server.tail())
+        self.assertLess(seconds, 5)
+
+    def test_waiting_client_survives_a_restart(self):
+        server = self.new_server("reconnect")
+        output = self.home / "reconnect-out"
+        job_id = server.submit_detached(self.source, output)
+        import threading
+
+        answers = []
+        watcher = threading.Thread(target=lambda: answers.append(server.ctl("watch", job_id)))
+        watcher.start()
+        time.sleep(0.3 * self.seconds)
+        server.kill()
+        time.sleep(0.3)
+        server.start()
+        watcher.join(90)
+        self.assertTrue(answers and answers[0].code == 0, str(answers))
+        self.check_result(server, job_id, output)
+
+
+class ReadOnceTest(unittest.TestCase):
+    def test_no_byte_of_the_source_is_read_twice(self):
+        with workspace() as home:
+            source = home / "model"
+            total = harness.make_model(source, hidden=1024, inter=2816, layers=4)
+            server = Server(home).start()
+            self.addCleanup(server.stop)
+            before = server.io()["rchar"]
+            self.assertEqual(server.submit(source, home / "out", "--wait").code, 0)
+            read = server.io()["rchar"] - before
+            # Besides the source: the job store's pages, requests on sockets, config and index.
+            self.assertLess(
+                read, total + total // 20 + (2 << 20), f"{read} bytes were read for {total} of the source"
+            )
+            server.stop()
+
+    def test_memory_stays_within_budget_and_largest_tensor(self):
+        with workspace() as home:
+            source = home / "model"
+            harness.make_model(source, hidden=2048, inter=5632, layers=6, vocab=8192)
+            budget = 96 << 20
+            server = Server(home, "--memory-budget", str(budget), "--workers", "2").start()
+            self.addCleanup(server.stop)
+            idle = server.peak_memory_bytes()
+            result = server.submit(source, home / "out", "--wait")
+            self.assertEqual(result.code, 0, str(result))
+            largest = 2 * 8192 * 2048
+            peak = server.peak_memory_bytes()
+            self.assertLess(peak, idle + budget + largest, f"idle {idle}, peak {peak}")
+            server.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
