@@ -137,7 +137,8 @@ Fit Step(const std::vector<float>& y, const Fit& from, AuxStorage aux, double to
 
 Fit Range(const std::vector<float>& y, double shrink, AuxStorage aux, double top) {
   double low = static_cast<double>(*std::min_element(y.begin(), y.end())), high = static_cast<double>(*std::max_element(y.begin(), y.end()));
-  if (aux == AuxStorage::kU8) {
+  // What the storage asks for: a zero within the codes, or one that F16 holds with enough digits.
+  if (aux == AuxStorage::kU8 || std::max(std::abs(low), std::abs(high)) > 4 * (high - low)) {
     low = std::min(low, 0.0);
     high = std::max(high, 0.0);
   }
