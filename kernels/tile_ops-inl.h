@@ -29,7 +29,7 @@ constexpr size_t kParts = kVirtualLanes / kLanes;  // vectors that make up the v
 constexpr size_t kChunkVectors = 4;                // vectors of a row handled at once: their column sums fit registers
 
 // One rounding on every target, also where the hardware has no fused multiply-add.
-#if HWY_TARGET == HWY_SSE2 || HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
+#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
 HWY_INLINE VF Fma(VF a, VF b, VF c) {
   const DF d;
   HWY_ALIGN float x[kLanes], y[kLanes], z[kLanes];
@@ -42,6 +42,9 @@ HWY_INLINE VF Fma(VF a, VF b, VF c) {
 #else
 HWY_INLINE VF Fma(VF a, VF b, VF c) { return hn::MulAdd(a, b, c); }
 #endif
+
+// Without hardware conversion Highway's own loses infinities and NaN.
+constexpr bool kHasF16Conversion = HWY_TARGET != HWY_SSSE3 && HWY_TARGET != HWY_SSE4;
 
 HWY_INLINE VF LoadWeights(DF d, const float* from) { return hn::LoadU(d, from); }
 HWY_INLINE VF LoadWeights(DF d, const uint16_t* from) {
@@ -138,8 +141,12 @@ HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int cou
     const hn::Rebind<uint16_t, DF> du16;
     HWY_ALIGN uint16_t bits[kMaxGroup];
     std::memcpy(bits, in.data + 2 * at, 2 * static_cast<size_t>(count));
-    for (int k = 0; k < count; k += static_cast<int>(kLanes)) {
-      hn::StoreU(hn::PromoteTo(d, hn::BitCast(d16, hn::Load(du16, bits + k))), d, out + k);
+    if constexpr (kHasF16Conversion) {
+      for (int k = 0; k < count; k += static_cast<int>(kLanes)) {
+        hn::StoreU(hn::PromoteTo(d, hn::BitCast(d16, hn::Load(du16, bits + k))), d, out + k);
+      }
+    } else {
+      for (int k = 0; k < count; ++k) out[k] = F16ToFloat(bits[k]);
     }
   } else if (in.dtype == WeightDtype::kBf16) {
     HWY_ALIGN uint16_t bits[kMaxGroup];
@@ -553,8 +560,9 @@ HWY_INLINE void FitRows(const T* w, const Tile& tile, const float* u, const FitP
     const int rows = static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - i));
     TransposeRows(w + static_cast<size_t>(i * tile.group), rows, tile.group, u, y);
     const Fit fit = params.symmetric ? FitSymmetric(y, tile.group, params) : FitAsymmetric(y, tile.group, params);
-    StoreRows(fit.scale, i, tile.rows, scale);
-    StoreRows(fit.zero, i, tile.rows, zero);
+    // Adding 0 turns -0, about which instruction sets disagree, into 0.
+    StoreRows(hn::Add(fit.scale, hn::Zero(DF())), i, tile.rows, scale);
+    StoreRows(hn::Add(fit.zero, hn::Zero(DF())), i, tile.rows, zero);
   }
 }
 
@@ -590,7 +598,7 @@ HWY_INLINE void FitUpstreamRows(const T* w, const Tile& tile, const float* u, co
       z = hn::Neg(hn::Round(hn::Div(low, s)));
     }
     StoreRows(s, i, tile.rows, scale);
-    StoreRows(z, i, tile.rows, zero);
+    StoreRows(hn::Add(z, hn::Zero(d)), i, tile.rows, zero);
   }
 }
 

@@ -1,0 +1,274 @@
+// What profile default promises beyond agreeing with itself: constant groups come back, the search for scale and zero is as good as
+// the exhaustive one, and the unit of the weights does not matter.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "gtest/gtest.h"
+#include "kernels/half.h"
+#include "tests/reference/golden_case.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/run_backend.h"
+
+namespace sinq::kernels {
+namespace {
+
+std::vector<std::byte> BytesOf(const std::vector<float>& values) {
+  std::vector<std::byte> bytes(4 * values.size());
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return bytes;
+}
+
+MatrixView ViewOf(const std::vector<std::byte>& bytes, int64_t rows, int64_t cols) { return {bytes.data(), rows, cols, WeightDtype::kF32, {}}; }
+
+// (Q - z) * s * t as a reader computes it; F16 auxiliaries.
+std::vector<float> Dequantize(const QuantizedPlanes& out, const QuantParams& params, int64_t rows, int64_t cols, int group) {
+  const std::vector<int> codes = UnpackCodes(out.Plane(PlaneKind::kCodes).data(), params.bits, rows, cols, group);
+  const std::vector<float> scale = out.F16Plane(PlaneKind::kScale), zero = out.F16Plane(PlaneKind::kZero);
+  const std::vector<float> t = out.F16Plane(PlaneKind::kColumnScale);
+  std::vector<float> values;
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const size_t e = i / static_cast<size_t>(group);
+    const float z = zero[zero.size() == 1 ? 0 : e];
+    values.push_back((static_cast<float>(codes[i]) - z) * scale[e] * t[i % static_cast<size_t>(cols)]);
+  }
+  return values;
+}
+
+bool IsConstant(const std::vector<float>& w, size_t first, size_t group) {
+  return std::all_of(w.begin() + static_cast<std::ptrdiff_t>(first), w.begin() + static_cast<std::ptrdiff_t>(first + group),
+                     [&](float x) { return x == w[first]; });
+}
+
+// Returns how many constant groups there were.
+int ExpectConstantGroupsComeBack(const std::vector<float>& w, int64_t rows, int64_t cols, const QuantParams& params) {
+  const std::vector<std::byte> bytes = BytesOf(w);
+  const QuantizedPlanes out = RunBackend(*MakeCpuBackend(), ViewOf(bytes, rows, cols), params);
+  EXPECT_TRUE(out.status.ok()) << out.status;
+  if (!out.status.ok()) return 0;
+  const int group = EffectiveGroupSize(cols, params.group_size);
+  const std::vector<float> back = Dequantize(out, params, rows, cols, group);
+  int constant = 0;
+  for (size_t first = 0; first < w.size(); first += static_cast<size_t>(group)) {
+    if (!IsConstant(w, first, static_cast<size_t>(group))) continue;
+    ++constant;
+    for (size_t i = first; i < first + static_cast<size_t>(group); ++i) {
+      EXPECT_LE(std::abs(back[i] - w[i]), 1e-3f * std::abs(w[i]) + 1e-7f) << "weight " << i << " " << w[i] << " bits " << params.bits;
+      if (testing::Test::HasFailure()) return constant;
+    }
+  }
+  return constant;
+}
+
+TEST(ConstantGroupTest, GoldenConstantsComeBack) {
+  for (const char* name : {"const_b4", "const_b3", "noz_b4_const", "zero_b4"}) {
+    const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, name);
+    for (const bool symmetric : {false, true}) {
+      for (const Method method : {Method::kSinq, Method::kRtn}) {
+        const QuantParams params{method, Profile::kDefault, AuxStorage::kF16, golden.params.bits, golden.params.group_size, symmetric};
+        EXPECT_GT(ExpectConstantGroupsComeBack(golden.Floats("W"), golden.rows(), golden.cols(), params), 0) << name;
+      }
+    }
+  }
+}
+
+TEST(ConstantGroupTest, AnyConstantAmongOrdinaryRowsComesBack) {
+  std::vector<float> w = LoadGolden(SINQ_GOLDEN_DIR, "sinq_b4_g64").Floats("W");
+  w.resize(64 * 128);
+  const float constants[] = {0.0625f, -0.3f, 1e-4f, -7.77f, 0.0f, 3.14159f};
+  for (size_t c = 0; c < 6; ++c) std::fill_n(w.begin() + static_cast<std::ptrdiff_t>((c * 9 + 2) * 128), 128, constants[c]);
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
+    for (const bool symmetric : {false, true}) {
+      const QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, bits, 64, symmetric};
+      EXPECT_EQ(ExpectConstantGroupsComeBack(w, 64, 128, params), 12);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- the search
+
+struct Fit {
+  double scale, zero, error;
+};
+
+double ErrorOf(const std::vector<float>& y, double scale, double zero, double top) {
+  double error = 0;
+  for (const float value : y) {
+    const double q = std::clamp(std::nearbyint(scale == 0 ? zero : value / scale + zero), 0.0, top);
+    error += (value - (q - zero) * scale) * (value - (q - zero) * scale);
+  }
+  return error;
+}
+
+double Storable(double zero, AuxStorage aux, double top) {
+  if (aux == AuxStorage::kF16) return static_cast<double>(NearestF16(static_cast<float>(zero)));
+  return std::clamp(std::nearbyint(zero * 16) / 16, 0.0, top);
+}
+
+struct Moments {
+  double q = 0, qq = 0, qy = 0, y = 0;
+};
+
+Moments MomentsOf(const std::vector<float>& y, double scale, double zero, double top) {
+  Moments m;
+  for (const float value : y) {
+    const double q = std::clamp(std::nearbyint(scale == 0 ? zero : value / scale + zero), 0.0, top);
+    m.q += q;
+    m.qq += q * q;
+    m.qy += q * value;
+    m.y += value;
+  }
+  return m;
+}
+
+// With the codes fixed: least squares for scale and offset, the zero made storable, least squares for the scale again.
+Fit Step(const std::vector<float>& y, const Fit& from, AuxStorage aux, double top) {
+  const Moments m = MomentsOf(y, from.scale, from.zero, top);
+  const double n = static_cast<double>(y.size()), det = n * m.qq - m.q * m.q;
+  double scale = det > 0 ? (n * m.qy - m.q * m.y) / det : 0;
+  if (!(scale > 0)) scale = from.scale;
+  const double zero = Storable(-((m.y - scale * m.q) / n) / scale, aux, top);
+  const double den = m.qq - 2 * zero * m.q + n * zero * zero;
+  const double refined = den > 0 ? (m.qy - zero * m.y) / den : 0;
+  if (refined > 0) scale = refined;
+  return {scale, zero, ErrorOf(y, scale, zero, top)};
+}
+
+Fit Range(const std::vector<float>& y, double shrink, AuxStorage aux, double top) {
+  double low = static_cast<double>(*std::min_element(y.begin(), y.end())), high = static_cast<double>(*std::max_element(y.begin(), y.end()));
+  // What the storage asks for: a zero within the codes, or one that F16 holds with enough digits.
+  if (aux == AuxStorage::kU8 || std::max(std::abs(low), std::abs(high)) > 4 * (high - low)) {
+    low = std::min(low, 0.0);
+    high = std::max(high, 0.0);
+  }
+  const double scale = shrink * (high - low) / top;
+  if (scale == 0) return {0, 0, ErrorOf(y, 0, 0, top)};
+  const double zero = Storable(-shrink * low / scale, aux, top);
+  return {scale, zero, ErrorOf(y, scale, zero, top)};
+}
+
+// Three ranges, each followed by two steps; the smallest error of the nine.
+double FullAsymmetric(const std::vector<float>& y, AuxStorage aux, double top) {
+  double best = std::numeric_limits<double>::infinity();
+  for (const double shrink : {1.0, 0.9, 0.8}) {
+    Fit fit = Range(y, shrink, aux, top);
+    best = std::min(best, fit.error);
+    for (int step = 0; step < 2 && fit.scale != 0; ++step) {
+      fit = Step(y, fit, aux, top);
+      best = std::min(best, fit.error);
+    }
+  }
+  return best;
+}
+
+// The largest value goes to the lowest code; eight reaches, one step for the scale after each.
+double FullSymmetric(const std::vector<float>& y, int bits) {
+  const double half = 1 << (bits - 1), top = 2 * half - 1;
+  float extreme = 0;
+  for (const float value : y) extreme = std::abs(value) > std::abs(extreme) ? value : extreme;
+  double best = std::numeric_limits<double>::infinity();
+  for (const double shrink : {1.15, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7}) {
+    double scale = -static_cast<double>(extreme) * shrink / half;
+    best = std::min(best, ErrorOf(y, scale, half, top));
+    const Moments m = MomentsOf(y, scale, half, top);
+    const double den = m.qq - 2 * half * m.q + half * half * static_cast<double>(y.size());
+    if (den > 0) scale = (m.qy - half * m.y) / den;
+    best = std::min(best, ErrorOf(y, scale, half, top));
+  }
+  return best;
+}
+
+// The balanced groups of a golden input, as the search sees them.
+std::vector<std::vector<float>> BalancedGroups(const GoldenCase& golden) {
+  QuantParams params = golden.params;
+  params.profile = Profile::kDefault;
+  const std::vector<float> w = golden.Floats("W");
+  std::vector<std::vector<float>> groups;
+  for (int64_t first = 0; first < golden.cols(); first += golden.tile) {
+    std::vector<float> tile;
+    for (int64_t i = 0; i < golden.rows(); ++i) {
+      const auto at = w.begin() + static_cast<std::ptrdiff_t>(i * golden.cols() + first);
+      tile.insert(tile.end(), at, at + golden.tile);
+    }
+    const TileBalance balance = ReferenceBalance(tile, golden.rows(), golden.tile, params, {});
+    for (int64_t i = 0; i < golden.rows(); ++i) {
+      std::vector<float> y;
+      for (int k = 0; k < golden.tile; ++k) {
+        const float u = Rcp(NearestF16(balance.t[static_cast<size_t>(k)])) * std::ldexp(1.0f, balance.exponent);
+        y.push_back(tile[static_cast<size_t>(i * golden.tile + k)] * u);
+      }
+      groups.push_back(y);
+    }
+  }
+  return groups;
+}
+
+double Decibel(double ratio) { return 10 * std::log10(ratio); }
+
+struct Totals {
+  double ours = 0, full = 0, range = 0;
+};
+
+Totals TotalsOf(const GoldenCase& golden, AuxStorage aux, bool symmetric) {
+  QuantParams params{Method::kSinq, Profile::kDefault, aux, golden.params.bits, golden.params.group_size, symmetric};
+  QuantParams range = params;
+  range.method = Method::kRtn;
+  const double top = (1 << params.bits) - 1;
+  Totals totals;
+  for (const std::vector<float>& y : BalancedGroups(golden)) {
+    const ReferenceGroup fit = ReferenceFit(y, params, aux), plain = ReferenceFit(y, range, aux);
+    const double ours = ErrorOf(y, fit.scale, fit.zero, top), minmax = ErrorOf(y, plain.scale, plain.zero, top);
+    if (!symmetric) {
+      // An exactly representable group leaves only the rounding of s in fp32.
+      const double noise = 1e-12 * static_cast<double>(std::inner_product(y.begin(), y.end(), y.begin(), 0.0));
+      EXPECT_LE(ours, minmax * (1 + 1e-4) + noise) << golden.name;
+    }
+    totals.ours += ours;
+    totals.range += minmax;
+    totals.full += symmetric ? FullSymmetric(y, params.bits) : FullAsymmetric(y, aux, top);
+  }
+  return totals;
+}
+
+class SearchTest : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Golden, SearchTest, testing::ValuesIn(GoldenNames(SINQ_GOLDEN_DIR)),
+                         [](const testing::TestParamInfo<std::string>& info) { return info.param; });
+
+TEST_P(SearchTest, IsAsGoodAsTheFullOneAndNeverWorseThanMinMax) {
+  const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, GetParam());
+  for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16}) {
+    for (const bool symmetric : {false, true}) {
+      const Totals totals = TotalsOf(golden, aux, symmetric);
+      if (totals.full == 0) continue;
+      EXPECT_LE(Decibel(totals.ours / totals.full), 0.05) << AuxName(aux) << (symmetric ? " symmetric" : "");
+      EXPECT_LE(totals.ours, totals.range * (1 + 1e-6)) << AuxName(aux) << (symmetric ? " symmetric" : "");
+    }
+  }
+}
+
+// ---------------------------------------------------------------- scale invariance
+
+TEST(ScaleInvarianceTest, APowerOfTwoLeavesTheCodes) {
+  const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, "sinq_b4_wide");
+  const int64_t rows = golden.rows(), cols = golden.cols();
+  for (const bool symmetric : {false, true}) {
+    for (const int bits : {3, 4, 8}) {
+      const QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, bits, 64, symmetric};
+      std::vector<std::byte> expected;
+      for (const int power : {0, -10, -4, -1, 1, 5, 12}) {
+        std::vector<float> w = golden.Floats("W");
+        for (float& value : w) value = std::ldexp(value, power);
+        const std::vector<std::byte> bytes = BytesOf(w);
+        const QuantizedPlanes out = RunBackend(*MakeCpuBackend(), ViewOf(bytes, rows, cols), params);
+        ASSERT_TRUE(out.status.ok()) << out.status;
+        if (power == 0) expected = out.Plane(PlaneKind::kCodes);
+        EXPECT_EQ(out.Plane(PlaneKind::kCodes) == expected, true) << "times 2^" << power << " bits " << bits;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sinq::kernels
