@@ -11,12 +11,15 @@
 
 namespace sinq::kernels {
 
-// Quantizes `values` seen as [strands rows, count/strands columns], one grid per column, writes X [count] and the F16 arrays
-// step and minimum [count/strands], and replaces each value by what a reader reconstructs. `strands` divides `count`.
-// InvalidArgument if a value or a step does not fit F16.
-absl::Status QuantizeAux(absl::Span<float> values, size_t strands, Profile profile, uint8_t* codes, std::byte* steps, std::byte* minima);
+// Quantizes `values` seen as [strands rows, count/strands columns], one grid per column, writes X
+// [count] and the F16 arrays step and minimum [count/strands], and replaces each value by what a
+// reader reconstructs. `strands` divides `count`. InvalidArgument if a value or a step does not fit
+// F16.
+absl::Status QuantizeAux(absl::Span<float> values, size_t strands, Profile profile, uint8_t* codes,
+                         std::byte* steps, std::byte* minima);
 
-// Stores `values` as F16 and replaces them by the stored ones. InvalidArgument naming `what` on overflow.
+// Stores `values` as F16 and replaces them by the stored ones. InvalidArgument naming `what` on
+// overflow.
 absl::Status StoreF16(absl::Span<float> values, const char* what, std::byte* out);
 
 }  // namespace sinq::kernels

@@ -18,7 +18,8 @@ void PutF16(float value, std::byte* out, size_t index) {
 
 absl::Status TooLarge(const char* what, float value) {
   return absl::InvalidArgumentError(
-      absl::StrCat("a ", what, " of ", value, " does not fit F16 (largest 65504); exclude this tensor or rescale the model"));
+      absl::StrCat("a ", what, " of ", value,
+                   " does not fit F16 (largest 65504); exclude this tensor or rescale the model"));
 }
 
 struct Grid {
@@ -38,13 +39,14 @@ Grid MakeGrid(float low, float high, Profile profile) {
 
 uint8_t CodeOf(float value, const Grid& grid) {
   if (grid.step == 0) return 0;
-  return static_cast<uint8_t>(std::clamp(std::nearbyint((value - grid.minimum) / grid.step), 0.0f, 255.0f));
+  return static_cast<uint8_t>(
+      std::clamp(std::nearbyint((value - grid.minimum) / grid.step), 0.0f, 255.0f));
 }
 
 }  // namespace
 
-absl::Status QuantizeAux(absl::Span<float> values, size_t strands, Profile profile, uint8_t* codes, std::byte* steps,
-                         std::byte* minima) {
+absl::Status QuantizeAux(absl::Span<float> values, size_t strands, Profile profile, uint8_t* codes,
+                         std::byte* steps, std::byte* minima) {
   const size_t columns = values.size() / strands;
   for (size_t c = 0; c < columns; ++c) {
     float low = values[c], high = low;
@@ -60,7 +62,8 @@ absl::Status QuantizeAux(absl::Span<float> values, size_t strands, Profile profi
     for (size_t i = 0; i < strands; ++i) {
       float& value = values[i * columns + c];
       codes[i * columns + c] = CodeOf(value, grid);
-      value = RoundToF16(RoundToF16(static_cast<float>(codes[i * columns + c]) * grid.stored_step) + grid.stored_minimum);
+      value = RoundToF16(RoundToF16(static_cast<float>(codes[i * columns + c]) * grid.stored_step) +
+                         grid.stored_minimum);
     }
   }
   return absl::OkStatus();

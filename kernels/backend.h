@@ -1,4 +1,5 @@
-// The seam between the service and the arithmetic. One implementation per device kind: backend_cpu.cc, later backend_cuda.cu.
+// The seam between the service and the arithmetic. One implementation per device kind:
+// backend_cpu.cc, later backend_cuda.cu.
 #ifndef SINQ_KERNELS_BACKEND_H_
 #define SINQ_KERNELS_BACKEND_H_
 
@@ -21,22 +22,23 @@ inline constexpr int kMaxRounds = 16;
 
 // Figures of one tensor; deterministic like the bytes (README.md section 7).
 struct TensorStats {
-  double relative_error = 0;           // ||W' - W|| / ||W||
-  double imbalance_before = 0;         // largest over tiles
-  double imbalance_after = 0;          // largest over tiles
-  double mean_rounds = 0;              // over tiles
+  double relative_error = 0;                              // ||W' - W|| / ||W||
+  double imbalance_before = 0;                            // largest over tiles
+  double imbalance_after = 0;                             // largest over tiles
+  double mean_rounds = 0;                                 // over tiles
   std::array<int64_t, kMaxRounds + 1> tiles_by_rounds{};  // how many tiles ran k rounds
-  double kurtosis = 0;                 // only profile upstream, else 0
-  bool kurtosis_gate_closed = false;   // the tensor fell back to rtn (upstream)
+  double kurtosis = 0;                                    // only profile upstream, else 0
+  bool kurtosis_gate_closed = false;                      // the tensor fell back to rtn (upstream)
 };
 
-// Runs body(0) .. body(n-1), in any order and on any threads, and returns when all are done. Kernels own no threads.
+// Runs body(0) .. body(n-1), in any order and on any threads, and returns when all are done.
+// Kernels own no threads.
 using ParallelFor = absl::FunctionRef<void(size_t n, absl::FunctionRef<void(size_t)> body)>;
 void RunSerially(size_t n, absl::FunctionRef<void(size_t)> body);
 
 struct Capabilities {
-  std::string name;       // "cpu"
-  std::string target;     // e.g. "AVX3_ZEN4": the SIMD target in use
+  std::string name;    // "cpu"
+  std::string target;  // e.g. "AVX3_ZEN4": the SIMD target in use
 };
 
 // Thread-safe: any number of Quantize calls may run at once, each with its own scratch and outputs.
@@ -47,13 +49,16 @@ class Backend {
   // Scratch that Quantize needs for this shape, in bytes (without input and outputs).
   virtual size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const = 0;
 
-  // Quantizes `in`. `planes` are the outputs in the order and sizes of NativePlanes(params, rows, cols), need no alignment.
-  // `cancelled` is asked between tiles; true ends the call with Cancelled. `scratch` has ScratchBytes, 64-byte aligned.
-  // InvalidArgument: params invalid, or a NaN or infinity ("element [i, k] is NaN"; the caller adds the tensor's name),
-  // or a scale that F16 cannot hold. Output bytes are unspecified after an error.
-  virtual absl::Status Quantize(const MatrixView& in, const QuantParams& params, absl::Span<std::byte> scratch,
-                                absl::Span<const absl::Span<std::byte>> planes, ParallelFor parallel_for,
-                                absl::FunctionRef<bool()> cancelled, TensorStats* stats) const = 0;
+  // Quantizes `in`. `planes` are the outputs in the order and sizes of NativePlanes(params, rows,
+  // cols), need no alignment. `cancelled` is asked between tiles; true ends the call with
+  // Cancelled. `scratch` has ScratchBytes, 64-byte aligned. InvalidArgument: params invalid, or a
+  // NaN or infinity ("element [i, k] is NaN"; the caller adds the tensor's name), or a scale that
+  // F16 cannot hold. Output bytes are unspecified after an error.
+  virtual absl::Status Quantize(const MatrixView& in, const QuantParams& params,
+                                absl::Span<std::byte> scratch,
+                                absl::Span<const absl::Span<std::byte>> planes,
+                                ParallelFor parallel_for, absl::FunctionRef<bool()> cancelled,
+                                TensorStats* stats) const = 0;
 };
 
 // Uses the best SIMD target of this machine.

@@ -40,15 +40,17 @@ class Arena {
 
 // Arrays of one tensor. Group arrays are indexed e = row * (cols / group) + tile.
 struct TensorArrays {
-  float* column = nullptr;         // [K] t
-  float* inverse_column = nullptr; // [K] factors of w for the final codes
-  float* scale = nullptr;          // [M] s of the space the codes are made in (upstream), then what is stored
-  float* zero = nullptr;           // [M]
-  float* error = nullptr;          // [M]
-  float* power = nullptr;          // [M]
-  float* exact_scale = nullptr;    // [M] upstream only: the unrounded values that its codes are made with
-  float* exact_zero = nullptr;     // [M]
-  float* row_factor = nullptr;     // [M] 1/r
+  float* column = nullptr;          // [K] t
+  float* inverse_column = nullptr;  // [K] factors of w for the final codes
+  float* scale =
+      nullptr;  // [M] s of the space the codes are made in (upstream), then what is stored
+  float* zero = nullptr;   // [M]
+  float* error = nullptr;  // [M]
+  float* power = nullptr;  // [M]
+  float* exact_scale =
+      nullptr;  // [M] upstream only: the unrounded values that its codes are made with
+  float* exact_zero = nullptr;  // [M]
+  float* row_factor = nullptr;  // [M] 1/r
 
   void Take(Arena& arena, int64_t cols, int64_t groups, bool upstream) {
     column = arena.Floats(cols);
@@ -69,7 +71,8 @@ struct TileArrays {
   void Take(Arena& arena, int64_t rows, int group, bool is_bf16) {
     const int64_t padded = PaddedRows(rows);
     data = arena.Floats(rows * group / (is_bf16 ? 2 : 1) + kMaxGroup);
-    for (float** array : {&balance.row_std, &balance.row_scale, &balance.row_reciprocal, &balance.best_row_scale, &scale, &zero}) {
+    for (float** array : {&balance.row_std, &balance.row_scale, &balance.row_reciprocal,
+                          &balance.best_row_scale, &scale, &zero}) {
       *array = arena.Floats(padded);
     }
     balance.best_column_scale = arena.Floats(kMaxGroup);
@@ -84,11 +87,18 @@ struct TileOutcome {
 // One call of Quantize.
 class Job {
  public:
-  Job(const TileOps& ops, const MatrixView& in, const QuantParams& params, absl::Span<const absl::Span<std::byte>> planes,
-      TensorStats* stats)
-      : ops_(ops), in_(in), params_(params), planes_(planes), stats_(*stats),
-        group_(EffectiveGroupSize(in.cols, params.group_size)), tiles_(in.cols / group_), groups_(in.rows * tiles_),
-        upstream_(params.profile == Profile::kUpstream), aux_(EffectiveAux(params, in.rows, in.cols)) {}
+  Job(const TileOps& ops, const MatrixView& in, const QuantParams& params,
+      absl::Span<const absl::Span<std::byte>> planes, TensorStats* stats)
+      : ops_(ops),
+        in_(in),
+        params_(params),
+        planes_(planes),
+        stats_(*stats),
+        group_(EffectiveGroupSize(in.cols, params.group_size)),
+        tiles_(in.cols / group_),
+        groups_(in.rows * tiles_),
+        upstream_(params.profile == Profile::kUpstream),
+        aux_(EffectiveAux(params, in.rows, in.cols)) {}
 
   size_t FixedBytes() {
     Arena arena(nullptr);
@@ -101,10 +111,13 @@ class Job {
     return arena.used();
   }
 
-  absl::Status Run(absl::Span<std::byte> scratch, ParallelFor parallel_for, absl::FunctionRef<bool()> cancelled) {
+  absl::Status Run(absl::Span<std::byte> scratch, ParallelFor parallel_for,
+                   absl::FunctionRef<bool()> cancelled) {
     Arena arena(scratch.data());
     arrays_.Take(arena, in_.cols, groups_, upstream_);
-    if (absl::Status status = Balance(scratch.subspan(arena.used()), parallel_for, cancelled); !status.ok()) return status;
+    if (absl::Status status = Balance(scratch.subspan(arena.used()), parallel_for, cancelled);
+        !status.ok())
+      return status;
     if (absl::Status status = Store(); !status.ok()) return status;
     if (absl::Status status = Encode(parallel_for, cancelled); !status.ok()) return status;
     SumErrors();
@@ -123,11 +136,14 @@ class Job {
   }
 
  private:
-  // Upstream's gate drops "symmetric" for the codes; the stored zero plane stays one value, so it stays symmetric here too.
+  // Upstream's gate drops "symmetric" for the codes; the stored zero plane stays one value, so it
+  // stays symmetric here too.
   bool symmetric() const { return params_.symmetric; }
 
-  absl::Status Balance(absl::Span<std::byte> slots, ParallelFor parallel_for, absl::FunctionRef<bool()> cancelled) {
-    const size_t lanes = std::clamp<size_t>(slots.size() / SlotBytes(), 1, static_cast<size_t>(tiles_));
+  absl::Status Balance(absl::Span<std::byte> slots, ParallelFor parallel_for,
+                       absl::FunctionRef<bool()> cancelled) {
+    const size_t lanes =
+        std::clamp<size_t>(slots.size() / SlotBytes(), 1, static_cast<size_t>(tiles_));
     std::vector<TileOutcome> outcomes(static_cast<size_t>(tiles_));
     std::atomic<bool> stopped = false;
     parallel_for(lanes, [&](size_t lane) {
@@ -168,7 +184,8 @@ class Job {
       arrays_.column[j * group_ + k] = t;
       u[k] = 1.0f / t * std::ldexp(1.0f, exponent);
     }
-    const FitParams fit{params_.bits, symmetric(), params_.method == Method::kSinq, aux_ == AuxStorage::kU8};
+    const FitParams fit{params_.bits, symmetric(), params_.method == Method::kSinq,
+                        aux_ == AuxStorage::kU8};
     ops_.fit(tile, u, fit, buffers.scale, buffers.zero);
     const float undo = std::ldexp(1.0f, -exponent);
     for (int64_t i = 0; i < in_.rows; ++i) {
@@ -201,8 +218,9 @@ class Job {
       for (int64_t k = 0; k < in_.cols; ++k) {
         const float value = ElementAt(in_, i, k);
         if (std::isfinite(value)) continue;
-        return absl::InvalidArgumentError(
-            absl::StrCat("element [", i, ", ", k, "] is ", std::isnan(value) ? "NaN" : "infinite", "; weights must be finite"));
+        return absl::InvalidArgumentError(absl::StrCat("element [", i, ", ", k, "] is ",
+                                                       std::isnan(value) ? "NaN" : "infinite",
+                                                       "; weights must be finite"));
       }
     }
     return absl::InternalError("a non-finite element was seen but not found again");
@@ -212,9 +230,12 @@ class Job {
     int64_t bad_row = -1;
     int64_t rounds = 0;
     for (const TileOutcome& outcome : outcomes) {
-      if (outcome.bad_row >= 0 && (bad_row < 0 || outcome.bad_row < bad_row)) bad_row = outcome.bad_row;
-      stats_.imbalance_before = std::max<double>(stats_.imbalance_before, outcome.balance.imbalance_before);
-      stats_.imbalance_after = std::max<double>(stats_.imbalance_after, outcome.balance.imbalance_after);
+      if (outcome.bad_row >= 0 && (bad_row < 0 || outcome.bad_row < bad_row))
+        bad_row = outcome.bad_row;
+      stats_.imbalance_before =
+          std::max<double>(stats_.imbalance_before, outcome.balance.imbalance_before);
+      stats_.imbalance_after =
+          std::max<double>(stats_.imbalance_after, outcome.balance.imbalance_after);
       ++stats_.tiles_by_rounds[static_cast<size_t>(outcome.balance.rounds)];
       rounds += outcome.balance.rounds;
     }
@@ -223,11 +244,14 @@ class Job {
     return absl::OkStatus();
   }
 
-  // Moves a power of two between the scales and t so that both stay clear of the ends of F16 (README.md section 4).
+  // Moves a power of two between the scales and t so that both stay clear of the ends of F16
+  // (README.md section 4).
   void CentreExponents() {
     float largest_scale = 0, largest_column = 0;
-    for (int64_t e = 0; e < groups_; ++e) largest_scale = std::max(largest_scale, std::abs(arrays_.scale[e]));
-    for (int64_t k = 0; k < in_.cols; ++k) largest_column = std::max(largest_column, arrays_.column[k]);
+    for (int64_t e = 0; e < groups_; ++e)
+      largest_scale = std::max(largest_scale, std::abs(arrays_.scale[e]));
+    for (int64_t k = 0; k < in_.cols; ++k)
+      largest_column = std::max(largest_column, arrays_.column[k]);
     if (largest_scale == 0) return;
     const int distance = std::ilogb(largest_scale) - std::ilogb(largest_column);
     const int shift = distance >= 0 ? distance / 2 : -((1 - distance) / 2);
@@ -241,29 +265,35 @@ class Job {
   // Writes t, scales and zeros; leaves in the arrays what a reader will see.
   absl::Status Store() {
     if (!upstream_) CentreExponents();
-    absl::Status status = StoreF16({arrays_.column, static_cast<size_t>(in_.cols)}, "column scale", planes_[1].data());
+    absl::Status status = StoreF16({arrays_.column, static_cast<size_t>(in_.cols)}, "column scale",
+                                   planes_[1].data());
     if (!status.ok()) return status;
     if (!upstream_) {
-      for (int64_t k = 0; k < in_.cols; ++k) arrays_.inverse_column[k] = arrays_.column[k] == 0 ? 0 : 1.0f / arrays_.column[k];
+      for (int64_t k = 0; k < in_.cols; ++k)
+        arrays_.inverse_column[k] = arrays_.column[k] == 0 ? 0 : 1.0f / arrays_.column[k];
     }
     return aux_ == AuxStorage::kU8 ? StoreAux() : StorePlain();
   }
 
   absl::Status StorePlain() {
-    if (absl::Status status = StoreF16(Groups(arrays_.scale), "scale", planes_[2].data()); !status.ok()) return status;
+    if (absl::Status status = StoreF16(Groups(arrays_.scale), "scale", planes_[2].data());
+        !status.ok())
+      return status;
     if (symmetric()) return StoreF16({arrays_.zero, 1}, "zero", planes_[3].data());
     return StoreF16(Groups(arrays_.zero), "zero", planes_[3].data());
   }
 
   absl::Status StoreAux() {
     const size_t at = symmetric() ? 3 : 2;
-    const auto codes = [&](size_t plane) { return reinterpret_cast<uint8_t*>(planes_[plane].data()); };
-    absl::Status status = QuantizeAux(Groups(arrays_.scale), kAuxStrands, params_.profile, codes(at), planes_[at + 1].data(),
-                                      planes_[at + 2].data());
+    const auto codes = [&](size_t plane) {
+      return reinterpret_cast<uint8_t*>(planes_[plane].data());
+    };
+    absl::Status status = QuantizeAux(Groups(arrays_.scale), kAuxStrands, params_.profile,
+                                      codes(at), planes_[at + 1].data(), planes_[at + 2].data());
     if (!status.ok()) return status;
     if (symmetric()) return StoreF16({arrays_.zero, 1}, "zero", planes_[2].data());
-    return QuantizeAux(Groups(arrays_.zero), static_cast<size_t>(groups_), params_.profile, codes(at + 3), planes_[at + 4].data(),
-                       planes_[at + 5].data());
+    return QuantizeAux(Groups(arrays_.zero), static_cast<size_t>(groups_), params_.profile,
+                       codes(at + 3), planes_[at + 4].data(), planes_[at + 5].data());
   }
 
   EncodeParams MakeEncodeParams() const {
@@ -296,7 +326,8 @@ class Job {
     const EncodeParams encode = MakeEncodeParams();
     const int64_t per_word = PackingFor(params_.bits).codes_per_word;
     const int64_t packed_rows = (groups_ + per_word - 1) / per_word;
-    const size_t tasks = static_cast<size_t>((packed_rows + kEncodeRowsPerTask - 1) / kEncodeRowsPerTask);
+    const size_t tasks =
+        static_cast<size_t>((packed_rows + kEncodeRowsPerTask - 1) / kEncodeRowsPerTask);
     std::atomic<bool> stopped = false;
     parallel_for(tasks, [&](size_t task) {
       if (stopped.load(std::memory_order_relaxed) || cancelled()) {
@@ -304,7 +335,8 @@ class Job {
         return;
       }
       const int64_t first = static_cast<int64_t>(task) * kEncodeRowsPerTask;
-      ops_.encode(in_, encode, first, std::min(first + kEncodeRowsPerTask, packed_rows), planes_[0].data());
+      ops_.encode(in_, encode, first, std::min(first + kEncodeRowsPerTask, packed_rows),
+                  planes_[0].data());
     });
     return stopped ? absl::CancelledError("stopped between row blocks") : absl::OkStatus();
   }
@@ -336,13 +368,16 @@ class Job {
   TensorArrays arrays_;
 };
 
-absl::Status CheckBuffers(const std::vector<PlaneSpec>& specs, absl::Span<const absl::Span<std::byte>> planes,
+absl::Status CheckBuffers(const std::vector<PlaneSpec>& specs,
+                          absl::Span<const absl::Span<std::byte>> planes,
                           absl::Span<std::byte> scratch, size_t needed_bytes) {
   if (specs.size() != planes.size()) return absl::InternalError("wrong number of planes");
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (specs[i].size_bytes != planes[i].size()) return absl::InternalError(absl::StrCat("plane ", i, " has the wrong size"));
+    if (specs[i].size_bytes != planes[i].size())
+      return absl::InternalError(absl::StrCat("plane ", i, " has the wrong size"));
   }
-  if (scratch.size() < needed_bytes || reinterpret_cast<uintptr_t>(scratch.data()) % kAlignment != 0) {
+  if (scratch.size() < needed_bytes ||
+      reinterpret_cast<uintptr_t>(scratch.data()) % kAlignment != 0) {
     return absl::InternalError("scratch is too small or not aligned to 64 bytes");
   }
   return absl::OkStatus();
@@ -363,24 +398,32 @@ size_t CpuBackend::ScratchBytes(const QuantParams& params, int64_t rows, int64_t
   return job.FixedBytes() + job.SlotBytes();
 }
 
-absl::Status CpuBackend::Quantize(const MatrixView& in, const QuantParams& params, absl::Span<std::byte> scratch,
-                                  absl::Span<const absl::Span<std::byte>> planes, ParallelFor parallel_for,
-                                  absl::FunctionRef<bool()> cancelled, TensorStats* stats) const {
+absl::Status CpuBackend::Quantize(const MatrixView& in, const QuantParams& params,
+                                  absl::Span<std::byte> scratch,
+                                  absl::Span<const absl::Span<std::byte>> planes,
+                                  ParallelFor parallel_for, absl::FunctionRef<bool()> cancelled,
+                                  TensorStats* stats) const {
   *stats = TensorStats();
   if (absl::Status status = Validate(params); !status.ok()) return status;
   const absl::StatusOr<std::vector<PlaneSpec>> specs = NativePlanes(params, in.rows, in.cols);
   if (!specs.ok()) return specs.status();
   Job job(ops_, in, params, planes, stats);
-  if (absl::Status status = CheckBuffers(*specs, planes, scratch, job.FixedBytes() + job.SlotBytes()); !status.ok()) return status;
+  if (absl::Status status =
+          CheckBuffers(*specs, planes, scratch, job.FixedBytes() + job.SlotBytes());
+      !status.ok())
+    return status;
   if (absl::Status status = job.ApplyKurtosisGate(); !status.ok()) return status;
   return job.Run(scratch, parallel_for, cancelled);
 }
 
-std::unique_ptr<Backend> MakeCpuBackend() { return std::make_unique<CpuBackend>(*SupportedTileOps().front()); }
+std::unique_ptr<Backend> MakeCpuBackend() {
+  return std::make_unique<CpuBackend>(*SupportedTileOps().front());
+}
 
 std::vector<std::unique_ptr<Backend>> MakeCpuBackendsForAllTargets() {
   std::vector<std::unique_ptr<Backend>> backends;
-  for (const TileOps* ops : SupportedTileOps()) backends.push_back(std::make_unique<CpuBackend>(*ops));
+  for (const TileOps* ops : SupportedTileOps())
+    backends.push_back(std::make_unique<CpuBackend>(*ops));
   return backends;
 }
 

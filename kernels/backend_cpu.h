@@ -11,9 +11,11 @@ class CpuBackend : public Backend {
  public:
   explicit CpuBackend(const TileOps& ops) : ops_(ops) {}
   Capabilities GetCapabilities() const override { return {"cpu", ops_.target}; }
-  // n times this much lets n bodies of `parallel_for` run at once; less runs them one after another.
+  // n times this much lets n bodies of `parallel_for` run at once; less runs them one after
+  // another.
   size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const override;
-  absl::Status Quantize(const MatrixView& in, const QuantParams& params, absl::Span<std::byte> scratch,
+  absl::Status Quantize(const MatrixView& in, const QuantParams& params,
+                        absl::Span<std::byte> scratch,
                         absl::Span<const absl::Span<std::byte>> planes, ParallelFor parallel_for,
                         absl::FunctionRef<bool()> cancelled, TensorStats* stats) const override;
 

@@ -20,7 +20,8 @@ inline float ElementAt(const MatrixView& in, int64_t row, int64_t col) {
     const float value = E4m3ToFloat(static_cast<uint8_t>(in.data[at]));
     if (in.block_scales.empty()) return value;
     const int64_t blocks_per_row = (in.cols + kFp8BlockSize - 1) / kFp8BlockSize;
-    return value * in.block_scales[static_cast<size_t>(row / kFp8BlockSize * blocks_per_row + col / kFp8BlockSize)];
+    return value * in.block_scales[static_cast<size_t>(row / kFp8BlockSize * blocks_per_row +
+                                                       col / kFp8BlockSize)];
   }
   uint16_t bits;
   std::memcpy(&bits, in.data + 2 * at, sizeof bits);

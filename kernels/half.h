@@ -1,4 +1,5 @@
-// Conversions between binary32 and the storage types, the same bits on every platform. Round to nearest, ties to even.
+// Conversions between binary32 and the storage types, the same bits on every platform. Round to
+// nearest, ties to even.
 #ifndef SINQ_KERNELS_HALF_H_
 #define SINQ_KERNELS_HALF_H_
 
@@ -8,7 +9,9 @@
 
 namespace sinq::kernels {
 
-inline float Bf16ToFloat(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+inline float Bf16ToFloat(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 // Exact, subnormals, infinities and NaN included.
 inline float F16ToFloat(uint16_t bits) {
@@ -30,7 +33,7 @@ inline uint16_t FloatToF16(float value) {
   const uint32_t magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return sign | 0x7e00;   // NaN
   if (magnitude >= 0x477ff000) return sign | 0x7c00;  // rounds to 65536 or more
-  if (magnitude < 0x38800000) {                       // below the smallest normal: a multiple of 2^-24
+  if (magnitude < 0x38800000) {  // below the smallest normal: a multiple of 2^-24
     // Adding 2^-1 makes the float adder round at 2^-24, ties to even.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3f000000);
@@ -61,7 +64,8 @@ inline float E4m3ToFloat(uint8_t bits) {
   } else if (exponent == 0) {
     magnitude = static_cast<float>(mantissa) * 0x1p-9f;
   } else {
-    magnitude = std::bit_cast<float>(static_cast<uint32_t>(exponent + 120) << 23 | static_cast<uint32_t>(mantissa) << 20);
+    magnitude = std::bit_cast<float>(static_cast<uint32_t>(exponent + 120) << 23 |
+                                     static_cast<uint32_t>(mantissa) << 20);
   }
   return bits & 0x80 ? -magnitude : magnitude;
 }

@@ -9,9 +9,12 @@ constexpr int kAuxRows = 32;  // the authors' rtn8 views the scales as [32, M/32
 
 uint64_t DtypeBytes(PlaneDtype dtype) {
   switch (dtype) {
-    case PlaneDtype::kU8: return 1;
-    case PlaneDtype::kF16: return 2;
-    case PlaneDtype::kI32: return 4;
+    case PlaneDtype::kU8:
+      return 1;
+    case PlaneDtype::kF16:
+      return 2;
+    case PlaneDtype::kI32:
+      return 4;
   }
   return 0;
 }
@@ -31,15 +34,22 @@ int EffectiveGroupSize(int64_t cols, int group_size) {
 }
 
 const CodePacking& PackingFor(int bits) {
-  static constexpr CodePacking k2{"2bit_u8", 4, 1, false}, k3{"3bit_32", 10, 4, true}, k4{"4bit_u8", 2, 1, false},
-      k5{"5bit_32", 6, 4, true}, k6{"6bit_32", 5, 4, true}, k8{"8bit_u8", 1, 1, false};
+  static constexpr CodePacking k2{"2bit_u8", 4, 1, false}, k3{"3bit_32", 10, 4, true},
+      k4{"4bit_u8", 2, 1, false}, k5{"5bit_32", 6, 4, true}, k6{"6bit_32", 5, 4, true},
+      k8{"8bit_u8", 1, 1, false};
   switch (bits) {
-    case 2: return k2;
-    case 3: return k3;
-    case 4: return k4;
-    case 5: return k5;
-    case 6: return k6;
-    default: return k8;
+    case 2:
+      return k2;
+    case 3:
+      return k3;
+    case 4:
+      return k4;
+    case 5:
+      return k5;
+    case 6:
+      return k6;
+    default:
+      return k8;
   }
 }
 
@@ -49,20 +59,23 @@ AuxStorage EffectiveAux(const QuantParams& params, int64_t rows, int64_t cols) {
   return rows * (cols / group) % kAuxRows == 0 ? AuxStorage::kU8 : AuxStorage::kF16;
 }
 
-absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, int64_t rows, int64_t cols) {
+absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, int64_t rows,
+                                                    int64_t cols) {
   if (rows < 1 || cols < 1) return absl::FailedPreconditionError("the matrix is empty");
   // Every size below is at most 8 bytes per weight.
-  if (rows > (int64_t{1} << 59) / cols) return absl::FailedPreconditionError("the matrix has more than 2^59 weights");
+  if (rows > (int64_t{1} << 59) / cols)
+    return absl::FailedPreconditionError("the matrix has more than 2^59 weights");
   const int64_t group = EffectiveGroupSize(cols, params.group_size);
   if (group == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("no group size from ", params.group_size, " down to 16 divides in_features = ", cols));
+    return absl::FailedPreconditionError(absl::StrCat("no group size from ", params.group_size,
+                                                      " down to 16 divides in_features = ", cols));
   }
   const int64_t group_rows = rows * (cols / group);
   const CodePacking& packing = PackingFor(params.bits);
   const int64_t per_word = packing.codes_per_word;
   if (!packing.pads_rows && group_rows % per_word != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(packing.name, " packs ", per_word, " group rows into one, and ", group_rows,
+    return absl::FailedPreconditionError(absl::StrCat(packing.name, " packs ", per_word,
+                                                      " group rows into one, and ", group_rows,
                                                       " group rows are not a multiple of that"));
   }
   std::vector<PlaneSpec> planes;
@@ -77,7 +90,8 @@ absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, i
     planes.push_back(Plane(PlaneKind::kZero, PlaneDtype::kF16, {group_rows, 1}));
   }
   if (u8) {
-    planes.push_back(Plane(PlaneKind::kScaleCode, PlaneDtype::kU8, {kAuxRows, group_rows / kAuxRows}));
+    planes.push_back(
+        Plane(PlaneKind::kScaleCode, PlaneDtype::kU8, {kAuxRows, group_rows / kAuxRows}));
     planes.push_back(Plane(PlaneKind::kScaleStep, PlaneDtype::kF16, {1, group_rows / kAuxRows}));
     planes.push_back(Plane(PlaneKind::kScaleMin, PlaneDtype::kF16, {1, group_rows / kAuxRows}));
   }

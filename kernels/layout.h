@@ -1,5 +1,6 @@
-// Sizes and shapes of everything a quantized tensor is stored as. Nobody else computes packed sizes.
-// Byte format: SINQ native (authors' bitpack.py, patch_model.py); see kernels/README.md sections 5 and 6.
+// Sizes and shapes of everything a quantized tensor is stored as. Nobody else computes packed
+// sizes. Byte format: SINQ native (authors' bitpack.py, patch_model.py); see kernels/README.md
+// sections 5 and 6.
 #ifndef SINQ_KERNELS_LAYOUT_H_
 #define SINQ_KERNELS_LAYOUT_H_
 
@@ -12,15 +13,17 @@
 
 namespace sinq::kernels {
 
-// The group size really used for K = `cols`: `group_size`, halved until it divides `cols`, not under 16. 0: none works.
+// The group size really used for K = `cols`: `group_size`, halved until it divides `cols`, not
+// under 16. 0: none works.
 int EffectiveGroupSize(int64_t cols, int group_size);
 
-// How codes of `bits` are packed: `codes_per_word` consecutive chunks of the group rows, first chunk most significant.
+// How codes of `bits` are packed: `codes_per_word` consecutive chunks of the group rows, first
+// chunk most significant.
 struct CodePacking {
-  const char* name;     // "4bit_u8", "3bit_32", ...
-  int codes_per_word;   // C
-  int word_bytes;       // 1 or 4
-  bool pads_rows;       // false: C must divide the number of group rows
+  const char* name;    // "4bit_u8", "3bit_32", ...
+  int codes_per_word;  // C
+  int word_bytes;      // 1 or 4
+  bool pads_rows;      // false: C must divide the number of group rows
 };
 const CodePacking& PackingFor(int bits);
 
@@ -28,9 +31,14 @@ const CodePacking& PackingFor(int bits);
 enum class PlaneKind : uint8_t {
   kCodes,        // W_q
   kColumnScale,  // scale2: F16 [1, K]
-  kScale, kZero, // aux f16: F16 [R, 1]; symmetric: zero is F16 [] (one value)
-  kScaleCode, kScaleStep, kScaleMin,  // aux u8: U8 [32, M/32], F16 [1, M/32], F16 [1, M/32]
-  kZeroCode, kZeroStep, kZeroMin,     // aux u8: U8 [M, 1], F16 [1, 1], F16 [1, 1]; absent when symmetric (kZero instead)
+  kScale,
+  kZero,  // aux f16: F16 [R, 1]; symmetric: zero is F16 [] (one value)
+  kScaleCode,
+  kScaleStep,
+  kScaleMin,  // aux u8: U8 [32, M/32], F16 [1, M/32], F16 [1, M/32]
+  kZeroCode,
+  kZeroStep,
+  kZeroMin,  // aux u8: U8 [M, 1], F16 [1, 1], F16 [1, 1]; absent when symmetric (kZero instead)
 };
 enum class PlaneDtype : uint8_t { kU8, kI32, kF16 };
 
@@ -41,11 +49,13 @@ struct PlaneSpec {
   uint64_t size_bytes;
 };
 
-// What a [rows, cols] tensor quantized with `params` is stored as, in PlaneKind order. FailedPrecondition with the reason if
-// this shape cannot be stored so (no group size divides K; 2 or 4 bits with a number of group rows that does not pack;
-// params.group_size is the requested one and is made effective here). aux u8 with M % 32 != 0 falls back to F16 planes:
-// `EffectiveAux` tells which is used.
-absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, int64_t rows, int64_t cols);
+// What a [rows, cols] tensor quantized with `params` is stored as, in PlaneKind order.
+// FailedPrecondition with the reason if this shape cannot be stored so (no group size divides K; 2
+// or 4 bits with a number of group rows that does not pack; params.group_size is the requested one
+// and is made effective here). aux u8 with M % 32 != 0 falls back to F16 planes: `EffectiveAux`
+// tells which is used.
+absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, int64_t rows,
+                                                    int64_t cols);
 AuxStorage EffectiveAux(const QuantParams& params, int64_t rows, int64_t cols);
 
 }  // namespace sinq::kernels

@@ -17,7 +17,8 @@ std::vector<std::string> Violations(const QuantParams& params) {
   }
   if (params.symmetric && b == 2 && params.profile == Profile::kUpstream) {
     violations.push_back(
-        "symmetric with bits 2 has no scale in profile upstream (its divisor is 0); use profile default or "
+        "symmetric with bits 2 has no scale in profile upstream (its divisor is 0); use profile "
+        "default or "
         "bits 3 or more");
   }
   return violations;
@@ -30,7 +31,9 @@ absl::Status Validate(const QuantParams& params) {
 }
 
 absl::string_view MethodName(Method method) { return method == Method::kSinq ? "sinq" : "rtn"; }
-absl::string_view ProfileName(Profile profile) { return profile == Profile::kDefault ? "default" : "upstream"; }
+absl::string_view ProfileName(Profile profile) {
+  return profile == Profile::kDefault ? "default" : "upstream";
+}
 absl::string_view AuxName(AuxStorage aux) { return aux == AuxStorage::kU8 ? "u8" : "f16"; }
 
 bool ParseMethod(absl::string_view name, Method* out) {

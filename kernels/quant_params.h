@@ -11,9 +11,12 @@
 
 namespace sinq::kernels {
 
-enum class Method : uint8_t { kSinq, kRtn };            // kRtn: no balancing, t = 1
-enum class Profile : uint8_t { kDefault, kUpstream };   // README.md sections 3 and 4
-enum class AuxStorage : uint8_t { kU8, kF16 };          // scales and zeros: 8-bit (authors' quantAux) or F16
+enum class Method : uint8_t { kSinq, kRtn };           // kRtn: no balancing, t = 1
+enum class Profile : uint8_t { kDefault, kUpstream };  // README.md sections 3 and 4
+enum class AuxStorage : uint8_t {
+  kU8,
+  kF16
+};  // scales and zeros: 8-bit (authors' quantAux) or F16
 
 struct QuantParams {
   Method method = Method::kSinq;
@@ -31,9 +34,9 @@ std::vector<std::string> Violations(const QuantParams& params);
 // OK, or InvalidArgument with all violations joined.
 absl::Status Validate(const QuantParams& params);
 
-absl::string_view MethodName(Method method);    // "sinq", "rtn"
+absl::string_view MethodName(Method method);     // "sinq", "rtn"
 absl::string_view ProfileName(Profile profile);  // "default", "upstream"
-absl::string_view AuxName(AuxStorage aux);      // "u8", "f16"
+absl::string_view AuxName(AuxStorage aux);       // "u8", "f16"
 bool ParseMethod(absl::string_view name, Method* out);
 bool ParseProfile(absl::string_view name, Profile* out);
 bool ParseAux(absl::string_view name, AuxStorage* out);

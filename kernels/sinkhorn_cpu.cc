@@ -8,7 +8,8 @@
 namespace sinq::kernels {
 namespace {
 
-constexpr float kStdFloor = 1e-3f, kStdCeiling = 1e3f, kTauEpsilon = 1e-6f, kImbalanceFloor = 1e-12f;
+constexpr float kStdFloor = 1e-3f, kStdCeiling = 1e3f, kTauEpsilon = 1e-6f,
+                kImbalanceFloor = 1e-12f;
 constexpr int kMaxExponent = 126;  // 2^p stays a normal number
 
 struct Spread {
@@ -51,7 +52,8 @@ class Balancer {
     for (int k = 0; k < tile_.group; ++k) square += column_square_sum_[k];
     square /= static_cast<double>(tile_.rows) * tile_.group;
     const int log2 = std::ilogb(square) + 1;
-    const int exponent = std::clamp(first - (log2 >= 0 ? log2 / 2 : -((1 - log2) / 2)), -kMaxExponent, kMaxExponent);
+    const int exponent =
+        std::clamp(first - (log2 >= 0 ? log2 / 2 : -((1 - log2) / 2)), -kMaxExponent, kMaxExponent);
     const float correction = std::ldexp(1.0f, exponent - first);
     for (int64_t i = 0; i < padded_rows_; ++i) buffers_.row_std[i] *= correction;
     for (int k = 0; k < tile_.group; ++k) column_std_[k] *= correction;
@@ -59,7 +61,8 @@ class Balancer {
   }
 
   void Measure(const float* row_reciprocal) {
-    ops_.stats(tile_, column_reciprocal_, row_reciprocal, {buffers_.row_std, column_std_, column_square_sum_});
+    ops_.stats(tile_, column_reciprocal_, row_reciprocal,
+               {buffers_.row_std, column_std_, column_square_sum_});
   }
 
   Spread CurrentSpread() const {
@@ -81,7 +84,8 @@ class Balancer {
     const float factor = std::ldexp(1.0f, result.exponent);
     for (int k = 1; k < kMaxRounds; ++k) {
       ops_.update(column_std_, tile_.group, tau, factor, column_scale_, column_reciprocal_);
-      ops_.update(buffers_.row_std, tile_.rows, tau, 1.0f, buffers_.row_scale, buffers_.row_reciprocal);
+      ops_.update(buffers_.row_std, tile_.rows, tau, 1.0f, buffers_.row_scale,
+                  buffers_.row_reciprocal);
       Measure(buffers_.row_reciprocal);
       ++result.rounds;
       const float imbalance = CurrentSpread().Imbalance();
@@ -101,7 +105,8 @@ class Balancer {
 
 }  // namespace
 
-Balance BalanceTile(const TileOps& ops, const Tile& tile, const TileScan& scan, const QuantParams& params, const BalanceBuffers& buffers) {
+Balance BalanceTile(const TileOps& ops, const Tile& tile, const TileScan& scan,
+                    const QuantParams& params, const BalanceBuffers& buffers) {
   return Balancer(ops, tile, buffers).Run(scan, params);
 }
 

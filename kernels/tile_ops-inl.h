@@ -1,4 +1,5 @@
-// Inner loops of the CPU backend; compiled once per SIMD target. The arithmetic is README.md's, operation by operation.
+// Inner loops of the CPU backend; compiled once per SIMD target. The arithmetic is README.md's,
+// operation by operation.
 #if defined(SINQ_KERNELS_TILE_OPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef SINQ_KERNELS_TILE_OPS_INL_H_
 #undef SINQ_KERNELS_TILE_OPS_INL_H_
@@ -24,9 +25,11 @@ using DF = hn::CappedTag<float, kVirtualLanes>;
 using DI = hn::RebindToSigned<DF>;
 using DU = hn::RebindToUnsigned<DF>;
 using VF = hn::Vec<DF>;
-constexpr size_t kLanes = HWY_MIN(HWY_MAX_BYTES / sizeof(float), static_cast<size_t>(kVirtualLanes));
+constexpr size_t kLanes =
+    HWY_MIN(HWY_MAX_BYTES / sizeof(float), static_cast<size_t>(kVirtualLanes));
 constexpr size_t kParts = kVirtualLanes / kLanes;  // vectors that make up the virtual lanes
-constexpr size_t kChunkVectors = 4;                // vectors of a row handled at once: their column sums fit registers
+constexpr size_t kChunkVectors =
+    4;  // vectors of a row handled at once: their column sums fit registers
 
 // One rounding on every target, also where the hardware has no fused multiply-add.
 #if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
@@ -62,7 +65,8 @@ HWY_INLINE VF Reciprocal(VF x) {
 
 // ---------------------------------------------------------------- sums over the virtual lanes
 
-// Halves of a pair of vectors, added across distance D lanes (8, 4, 2, 1): the canonical tree for two rows at once.
+// Halves of a pair of vectors, added across distance D lanes (8, 4, 2, 1): the canonical tree for
+// two rows at once.
 HWY_INLINE VF AddHalves8(VF a, VF b) {
   const DF d;
   return hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
@@ -76,7 +80,8 @@ HWY_INLINE VF AddHalves2(VF a, VF b) {
   const DF d;
   const hn::Repartition<double, DF> d64;
   const auto a64 = hn::BitCast(d64, a), b64 = hn::BitCast(d64, b);
-  return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, a64, b64)), hn::BitCast(d, hn::InterleaveUpper(d64, a64, b64)));
+  return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, a64, b64)),
+                 hn::BitCast(d, hn::InterleaveUpper(d64, a64, b64)));
 }
 HWY_INLINE VF AddHalves1(VF a, VF b) {
   const DF d;
@@ -115,7 +120,8 @@ HWY_INLINE void ReduceRows(const float* HWY_RESTRICT partial, float* HWY_RESTRIC
   for (size_t i = 0; i < count; ++i) hn::Store(rows[i], d, totals + i * kLanes);
 }
 
-// Pairwise merging leaves the totals permuted. slot[i] is where row i's partials must lie so that its total comes out at i.
+// Pairwise merging leaves the totals permuted. slot[i] is where row i's partials must lie so that
+// its total comes out at i.
 struct RowOrder {
   uint8_t slot[kVirtualLanes];
 };
@@ -131,7 +137,8 @@ HWY_INLINE RowOrder MakeRowOrder() {
 
 // ---------------------------------------------------------------- loading
 
-HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int count, float* HWY_RESTRICT out) {
+HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int count,
+                         float* HWY_RESTRICT out) {
   const DF d;
   const size_t at = static_cast<size_t>(row * in.cols + col);
   if (in.dtype == WeightDtype::kF32) {
@@ -159,7 +166,8 @@ HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int cou
       const float value = E4m3ToFloat(codes[k]);
       out[k] = in.block_scales.empty()
                    ? value
-                   : value * in.block_scales[static_cast<size_t>(row / kFp8BlockSize * blocks_per_row + (col + k) / kFp8BlockSize)];
+                   : value * in.block_scales[static_cast<size_t>(
+                                 row / kFp8BlockSize * blocks_per_row + (col + k) / kFp8BlockSize)];
     }
   }
 }
@@ -179,7 +187,8 @@ HWY_INLINE void ScanRow(const Bits* HWY_RESTRICT row, int count, Bits& largest, 
 }
 
 template <class Bits>
-HWY_INLINE void NoteRow(const Bits* row, int count, int64_t index, Bits infinity, Bits& largest, TileScan& scan) {
+HWY_INLINE void NoteRow(const Bits* row, int count, int64_t index, Bits infinity, Bits& largest,
+                        TileScan& scan) {
   Bits different = 0;
   ScanRow(row, count, largest, different);
   constexpr Bits kMagnitude = static_cast<Bits>(~Bits{0}) >> 1;
@@ -193,7 +202,8 @@ TileScan LoadTile(const MatrixView& in, int64_t first_col, int group, void* out)
     auto* rows = static_cast<uint16_t*>(out);
     uint16_t largest = 0;
     for (int64_t i = 0; i < in.rows && scan.bad_row < 0; ++i, rows += group) {
-      std::memcpy(rows, in.data + 2 * static_cast<size_t>(i * in.cols + first_col), 2 * static_cast<size_t>(group));
+      std::memcpy(rows, in.data + 2 * static_cast<size_t>(i * in.cols + first_col),
+                  2 * static_cast<size_t>(group));
       NoteRow<uint16_t>(rows, group, i, 0x7f80, largest, scan);
     }
     scan.largest = Bf16ToFloat(largest);
@@ -218,10 +228,12 @@ struct RowPartials {
   HWY_ALIGN float square[kRowBlock * kVirtualLanes];
 };
 
-// Sums of `kVectors` vectors of columns over one block of rows. `fresh`: the rows' partial sums start here.
+// Sums of `kVectors` vectors of columns over one block of rows. `fresh`: the rows' partial sums
+// start here.
 template <size_t kVectors, bool kHasV, class T>
-HWY_INLINE void SumChunk(const T* HWY_RESTRICT w, size_t stride, int rows, const float* HWY_RESTRICT u, const float* HWY_RESTRICT v,
-                         bool fresh, const RowOrder& order, RowPartials& partials, float* HWY_RESTRICT col_sum,
+HWY_INLINE void SumChunk(const T* HWY_RESTRICT w, size_t stride, int rows,
+                         const float* HWY_RESTRICT u, const float* HWY_RESTRICT v, bool fresh,
+                         const RowOrder& order, RowPartials& partials, float* HWY_RESTRICT col_sum,
                          float* HWY_RESTRICT col_square) {
   const DF d;
   VF scale[kVectors], sum[kVectors], square[kVectors];
@@ -269,7 +281,8 @@ HWY_INLINE void StoreRowStd(const float* sum, const float* square, int group, fl
 }
 
 template <size_t kVectors, bool kHasV, class T>
-HWY_INLINE void StatsOf(const T* w, int64_t rows, int group, const float* u, const float* v, const TileStats& out) {
+HWY_INLINE void StatsOf(const T* w, int64_t rows, int group, const float* u, const float* v,
+                        const TileStats& out) {
   const RowOrder order = MakeRowOrder();
   double sum[kMaxGroup] = {}, square[kMaxGroup] = {};
   HWY_ALIGN float block_sum[kMaxGroup], block_square[kMaxGroup];
@@ -281,8 +294,9 @@ HWY_INLINE void StatsOf(const T* w, int64_t rows, int group, const float* u, con
     const int count = static_cast<int>(std::min<int64_t>(kRowBlock, rows - first));
     const T* block = w + static_cast<size_t>(first * group);
     for (int col = 0; col < group; col += step) {
-      SumChunk<kVectors, kHasV>(block + col, static_cast<size_t>(group), count, u + col, kHasV ? v + first : nullptr, col == 0, order,
-                                partials, block_sum + col, block_square + col);
+      SumChunk<kVectors, kHasV>(block + col, static_cast<size_t>(group), count, u + col,
+                                kHasV ? v + first : nullptr, col == 0, order, partials,
+                                block_sum + col, block_square + col);
     }
     for (int k = 0; k < group; ++k) {
       sum[k] += static_cast<double>(block_sum[k]);
@@ -304,9 +318,11 @@ HWY_INLINE void StatsOf(const T* w, int64_t rows, int group, const float* u, con
 }
 
 template <bool kHasV, class T>
-HWY_INLINE void StatsOfGroup(const T* w, const Tile& tile, const float* u, const float* v, const TileStats& out) {
+HWY_INLINE void StatsOfGroup(const T* w, const Tile& tile, const float* u, const float* v,
+                             const TileStats& out) {
   const size_t vectors = static_cast<size_t>(tile.group) / kLanes;
-  if (vectors >= kChunkVectors) return StatsOf<kChunkVectors, kHasV>(w, tile.rows, tile.group, u, v, out);
+  if (vectors >= kChunkVectors)
+    return StatsOf<kChunkVectors, kHasV>(w, tile.rows, tile.group, u, v, out);
   if (vectors == 2) return StatsOf<2, kHasV>(w, tile.rows, tile.group, u, v, out);
   StatsOf<1, kHasV>(w, tile.rows, tile.group, u, v, out);
 }
@@ -337,51 +353,62 @@ void Extremes(const float* values, int64_t count, float* smallest, float* larges
   }
 }
 
-void Update(const float* std, int64_t count, float tau, float factor, float* scale, float* reciprocal) {
+void Update(const float* std, int64_t count, float tau, float factor, float* scale,
+            float* reciprocal) {
   const DF d;
   const VF one = hn::Set(d, 1.0f);
   for (int64_t i = 0; i < count; i += static_cast<int64_t>(kLanes)) {
     const VF deviation = Clamp(hn::LoadU(d, std + i), hn::Set(d, 1e-3f), hn::Set(d, 1e3f));
     const VF step = Clamp(hn::Div(deviation, hn::Set(d, tau)), hn::Set(d, 0.7f), hn::Set(d, 2.0f));
-    const VF next = Clamp(hn::Mul(hn::LoadU(d, scale + i), step), hn::Set(d, 0.74081822f), hn::Set(d, 22026.466f));
+    const VF next = Clamp(hn::Mul(hn::LoadU(d, scale + i), step), hn::Set(d, 0.74081822f),
+                          hn::Set(d, 22026.466f));
     hn::StoreU(next, d, scale + i);
     hn::StoreU(hn::Mul(hn::Div(one, next), hn::Set(d, factor)), d, reciprocal + i);
   }
 }
 
-// ---------------------------------------------------------------- scale and zero of each group; lane = row
+// ---------------------------------------------------------------- scale and zero of each group;
+// lane = row
 
 // y of kLanes rows, transposed: y[k] holds column k of every row.
 template <class T>
-HWY_INLINE void TransposeRows(const T* HWY_RESTRICT w, int rows, int group, const float* HWY_RESTRICT u, float* HWY_RESTRICT y) {
+HWY_INLINE void TransposeRows(const T* HWY_RESTRICT w, int rows, int group,
+                              const float* HWY_RESTRICT u, float* HWY_RESTRICT y) {
   const DF d;
   const hn::Repartition<double, DF> d64;
   HWY_ALIGN float out[4][kLanes];
   for (size_t r = 0; r < kLanes; r += 4) {
     const T* row[4];
-    for (size_t i = 0; i < 4; ++i) row[i] = w + std::min<size_t>(r + i, static_cast<size_t>(rows) - 1) * static_cast<size_t>(group);
+    for (size_t i = 0; i < 4; ++i)
+      row[i] =
+          w + std::min<size_t>(r + i, static_cast<size_t>(rows) - 1) * static_cast<size_t>(group);
     for (size_t k = 0; k < static_cast<size_t>(group); k += kLanes) {
       const VF scale = hn::LoadU(d, u + k);
-      const VF a = hn::Mul(LoadWeights(d, row[0] + k), scale), b = hn::Mul(LoadWeights(d, row[1] + k), scale);
-      const VF c = hn::Mul(LoadWeights(d, row[2] + k), scale), e = hn::Mul(LoadWeights(d, row[3] + k), scale);
-      const auto ab0 = hn::BitCast(d64, hn::InterleaveLower(d, a, b)), ab1 = hn::BitCast(d64, hn::InterleaveUpper(d, a, b));
-      const auto ce0 = hn::BitCast(d64, hn::InterleaveLower(d, c, e)), ce1 = hn::BitCast(d64, hn::InterleaveUpper(d, c, e));
+      const VF a = hn::Mul(LoadWeights(d, row[0] + k), scale),
+               b = hn::Mul(LoadWeights(d, row[1] + k), scale);
+      const VF c = hn::Mul(LoadWeights(d, row[2] + k), scale),
+               e = hn::Mul(LoadWeights(d, row[3] + k), scale);
+      const auto ab0 = hn::BitCast(d64, hn::InterleaveLower(d, a, b)),
+                 ab1 = hn::BitCast(d64, hn::InterleaveUpper(d, a, b));
+      const auto ce0 = hn::BitCast(d64, hn::InterleaveLower(d, c, e)),
+                 ce1 = hn::BitCast(d64, hn::InterleaveUpper(d, c, e));
       hn::Store(hn::BitCast(d, hn::InterleaveLower(d64, ab0, ce0)), d, out[0]);
       hn::Store(hn::BitCast(d, hn::InterleaveUpper(d64, ab0, ce0)), d, out[1]);
       hn::Store(hn::BitCast(d, hn::InterleaveLower(d64, ab1, ce1)), d, out[2]);
       hn::Store(hn::BitCast(d, hn::InterleaveUpper(d64, ab1, ce1)), d, out[3]);
       for (size_t block = 0; block < kLanes / 4; ++block) {
-        for (size_t i = 0; i < 4; ++i) std::memcpy(y + (k + 4 * block + i) * kLanes + r, out[i] + 4 * block, 16);
+        for (size_t i = 0; i < 4; ++i)
+          std::memcpy(y + (k + 4 * block + i) * kLanes + r, out[i] + 4 * block, 16);
       }
     }
   }
 }
 
 struct Sums {
-  VF error;      // sum of (code - exact code)^2
-  VF codes;      // sum of q
-  VF squares;    // sum of q^2
-  VF products;   // sum of q*y
+  VF error;     // sum of (code - exact code)^2
+  VF codes;     // sum of q
+  VF squares;   // sum of q^2
+  VF products;  // sum of q*y
 };
 
 // Codes y with (scale, zero) and sums up what the next step needs.
@@ -408,9 +435,11 @@ HWY_INLINE VF RoundVectorToF16(VF x) {
   const DU du;
   const auto bits = hn::BitCast(du, x);
   const auto odd = hn::And(hn::ShiftRight<13>(bits), hn::Set(du, 1u));
-  const auto rounded = hn::And(hn::Add(bits, hn::Add(odd, hn::Set(du, 0xfffu))), hn::Set(du, ~0x1fffu));
+  const auto rounded =
+      hn::And(hn::Add(bits, hn::Add(odd, hn::Set(du, 0xfffu))), hn::Set(du, ~0x1fffu));
   const VF subnormal = hn::Mul(hn::Round(hn::Mul(x, hn::Set(d, 0x1p24f))), hn::Set(d, 0x1p-24f));
-  return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-14f)), subnormal, hn::BitCast(d, rounded));
+  return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-14f)), subnormal,
+                        hn::BitCast(d, rounded));
 }
 
 struct Fit {
@@ -442,13 +471,15 @@ HWY_INLINE VF IfPositive(VF value, VF otherwise) {
 }
 
 // One least-squares step from the codes behind `sums`; returns the new scale and sets the new zero.
-HWY_INLINE VF LeastSquares(const Sums& sums, VF scale, VF total, int group, const FitParams& params, VF top, VF* zero) {
+HWY_INLINE VF LeastSquares(const Sums& sums, VF scale, VF total, int group, const FitParams& params,
+                           VF top, VF* zero) {
   const DF d;
   const VF n = hn::Set(d, static_cast<float>(group));
   const VF det = hn::Sub(hn::Mul(n, sums.squares), hn::Mul(sums.codes, sums.codes));
   const VF num = hn::Sub(hn::Mul(n, sums.products), hn::Mul(sums.codes, total));
   const VF slope = IfPositive(hn::Mul(num, Reciprocal(IfPositive(det, hn::Zero(d)))), scale);
-  const VF offset = hn::Mul(hn::Sub(total, hn::Mul(slope, sums.codes)), hn::Set(d, 1.0f / static_cast<float>(group)));
+  const VF offset = hn::Mul(hn::Sub(total, hn::Mul(slope, sums.codes)),
+                            hn::Set(d, 1.0f / static_cast<float>(group)));
   const VF z = StorableZero(hn::Neg(hn::Mul(offset, Reciprocal(slope))), params, top);
   const VF product = Fma(hn::Neg(z), total, sums.products);
   const VF twice = hn::Mul(hn::Set(d, -2.0f), sums.codes);
@@ -460,7 +491,8 @@ HWY_INLINE VF LeastSquares(const Sums& sums, VF scale, VF total, int group, cons
 HWY_INLINE VF SumOf(const float* y, int group) {
   const DF d;
   VF total = hn::Zero(d);
-  for (int k = 0; k < group; ++k) total = hn::Add(total, hn::Load(d, y + static_cast<size_t>(k) * kLanes));
+  for (int k = 0; k < group; ++k)
+    total = hn::Add(total, hn::Load(d, y + static_cast<size_t>(k) * kLanes));
   return total;
 }
 
@@ -481,8 +513,9 @@ HWY_INLINE Fit FitAsymmetric(const float* y, int group, const FitParams& params)
   VF low, high;
   RangeOf(y, group, &low, &high);
   const VF reach = hn::Max(hn::Abs(low), hn::Abs(high));
-  const auto include_zero = params.zero_in_range ? hn::Eq(reach, reach)
-                                                 : hn::Gt(reach, hn::Mul(hn::Set(d, 4.0f), hn::Sub(high, low)));
+  const auto include_zero = params.zero_in_range
+                                ? hn::Eq(reach, reach)
+                                : hn::Gt(reach, hn::Mul(hn::Set(d, 4.0f), hn::Sub(high, low)));
   low = hn::IfThenElse(include_zero, hn::Min(low, zero_vector), low);
   high = hn::IfThenElse(include_zero, hn::Max(high, zero_vector), high);
   Fit best;
@@ -517,7 +550,8 @@ HWY_INLINE Fit FitSymmetric(const float* y, int group, const FitParams& params) 
   const VF top = hn::Set(d, 2.0f * half - 1.0f), middle = hn::Set(d, half);
   VF low, high;
   RangeOf(y, group, &low, &high);
-  // The value of largest magnitude, positive on ties, goes to the lowest code: that takes a scale of the other sign.
+  // The value of largest magnitude, positive on ties, goes to the lowest code: that takes a scale
+  // of the other sign.
   const VF extreme = hn::IfThenElse(hn::Gt(hn::Neg(low), high), low, high);
   if (!params.refine) {
     const VF scale = hn::Mul(hn::Abs(extreme), hn::Set(d, 1.0f / (half - 1.0f)));
@@ -527,7 +561,8 @@ HWY_INLINE Fit FitSymmetric(const float* y, int group, const FitParams& params) 
   Fit best;
   const float shrink[8] = {1.15f, 1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
   for (int i = 0; i < 8; ++i) {
-    const VF scale = hn::Mul(hn::Mul(hn::Neg(extreme), hn::Set(d, shrink[i])), hn::Set(d, 1.0f / half));
+    const VF scale =
+        hn::Mul(hn::Mul(hn::Neg(extreme), hn::Set(d, shrink[i])), hn::Set(d, 1.0f / half));
     const Sums sums = Score(y, group, scale, middle, top);
     if (i == 0) {
       best = {scale, middle, sums.error, sums};
@@ -537,7 +572,8 @@ HWY_INLINE Fit FitSymmetric(const float* y, int group, const FitParams& params) 
   }
   const VF n = hn::Set(d, static_cast<float>(group));
   const VF product = Fma(hn::Neg(middle), SumOf(y, group), best.sums.products);
-  const VF square = Fma(middle, Fma(n, middle, hn::Mul(hn::Set(d, -2.0f), best.sums.codes)), best.sums.squares);
+  const VF square =
+      Fma(middle, Fma(n, middle, hn::Mul(hn::Set(d, -2.0f), best.sums.codes)), best.sums.squares);
   const VF refined = hn::Mul(product, Reciprocal(IfPositive(square, hn::Zero(d))));
   const VF scale = hn::IfThenElse(hn::Eq(refined, hn::Zero(d)), best.scale, refined);
   KeepBetter(best, scale, middle, Score(y, group, scale, middle, top));
@@ -554,12 +590,15 @@ HWY_INLINE void StoreRows(VF value, int64_t first, int64_t rows, float* out) {
 }
 
 template <class T>
-HWY_INLINE void FitRows(const T* w, const Tile& tile, const float* u, const FitParams& params, float* scale, float* zero) {
+HWY_INLINE void FitRows(const T* w, const Tile& tile, const float* u, const FitParams& params,
+                        float* scale, float* zero) {
   HWY_ALIGN float y[kMaxGroup * kLanes];
   for (int64_t i = 0; i < tile.rows; i += static_cast<int64_t>(kLanes)) {
-    const int rows = static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - i));
+    const int rows =
+        static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - i));
     TransposeRows(w + static_cast<size_t>(i * tile.group), rows, tile.group, u, y);
-    const Fit fit = params.symmetric ? FitSymmetric(y, tile.group, params) : FitAsymmetric(y, tile.group, params);
+    const Fit fit = params.symmetric ? FitSymmetric(y, tile.group, params)
+                                     : FitAsymmetric(y, tile.group, params);
     // Adding 0 turns -0, about which instruction sets disagree, into 0.
     StoreRows(hn::Add(fit.scale, hn::Zero(DF())), i, tile.rows, scale);
     StoreRows(hn::Add(fit.zero, hn::Zero(DF())), i, tile.rows, zero);
@@ -567,21 +606,24 @@ HWY_INLINE void FitRows(const T* w, const Tile& tile, const float* u, const FitP
 }
 
 void FitTile(const Tile& tile, const float* u, const FitParams& params, float* scale, float* zero) {
-  if (tile.is_bf16) return FitRows(static_cast<const uint16_t*>(tile.data), tile, u, params, scale, zero);
+  if (tile.is_bf16)
+    return FitRows(static_cast<const uint16_t*>(tile.data), tile, u, params, scale, zero);
   FitRows(static_cast<const float*>(tile.data), tile, u, params, scale, zero);
 }
 
 template <class T>
-HWY_INLINE void FitUpstreamRows(const T* w, const Tile& tile, const float* u, const float* v, int bits, bool symmetric, float* scale,
-                                float* zero) {
+HWY_INLINE void FitUpstreamRows(const T* w, const Tile& tile, const float* u, const float* v,
+                                int bits, bool symmetric, float* scale, float* zero) {
   const DF d;
   HWY_ALIGN float y[kMaxGroup * kLanes];
   HWY_ALIGN float factor[kLanes];
   const float half = static_cast<float>((1 << (bits - 1)) - 1);
   for (int64_t i = 0; i < tile.rows; i += static_cast<int64_t>(kLanes)) {
-    const int rows = static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - i));
+    const int rows =
+        static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - i));
     TransposeRows(w + static_cast<size_t>(i * tile.group), rows, tile.group, u, y);
-    for (size_t lane = 0; lane < kLanes; ++lane) factor[lane] = v[std::min<int64_t>(i + static_cast<int64_t>(lane), tile.rows - 1)];
+    for (size_t lane = 0; lane < kLanes; ++lane)
+      factor[lane] = v[std::min<int64_t>(i + static_cast<int64_t>(lane), tile.rows - 1)];
     VF low, high;
     RangeOf(y, tile.group, &low, &high);
     // v > 0, so the extremes of y*v are the extremes of y times v.
@@ -594,7 +636,8 @@ HWY_INLINE void FitUpstreamRows(const T* w, const Tile& tile, const float* u, co
       s = hn::Div(hn::Max(reach, hn::Set(d, 1e-5f)), hn::Set(d, half - 1.0f));
       z = hn::Set(d, half);
     } else {
-      s = hn::Div(hn::Max(hn::Sub(high, low), hn::Set(d, 1e-4f)), hn::Set(d, static_cast<float>((1 << bits) - 1)));
+      s = hn::Div(hn::Max(hn::Sub(high, low), hn::Set(d, 1e-4f)),
+                  hn::Set(d, static_cast<float>((1 << bits) - 1)));
       z = hn::Neg(hn::Round(hn::Div(low, s)));
     }
     StoreRows(s, i, tile.rows, scale);
@@ -602,8 +645,11 @@ HWY_INLINE void FitUpstreamRows(const T* w, const Tile& tile, const float* u, co
   }
 }
 
-void FitUpstream(const Tile& tile, const float* u, const float* v, int bits, bool symmetric, float* scale, float* zero) {
-  if (tile.is_bf16) return FitUpstreamRows(static_cast<const uint16_t*>(tile.data), tile, u, v, bits, symmetric, scale, zero);
+void FitUpstream(const Tile& tile, const float* u, const float* v, int bits, bool symmetric,
+                 float* scale, float* zero) {
+  if (tile.is_bf16)
+    return FitUpstreamRows(static_cast<const uint16_t*>(tile.data), tile, u, v, bits, symmetric,
+                           scale, zero);
   FitUpstreamRows(static_cast<const float*>(tile.data), tile, u, v, bits, symmetric, scale, zero);
 }
 
@@ -616,11 +662,12 @@ struct ErrorPartials {
 
 // Shifts the group's codes into `words` and leaves its error sums in the lanes of `slot`.
 template <bool kDivide, class T>
-HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, int64_t col, size_t e, size_t slot,
-                            ErrorPartials& partials, int32_t* HWY_RESTRICT words) {
+HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, int64_t col, size_t e,
+                            size_t slot, ErrorPartials& partials, int32_t* HWY_RESTRICT words) {
   const DF d;
   const DI di;
-  const VF lowest = hn::Set(d, static_cast<float>(p.code_shift_min)), highest = hn::Set(d, static_cast<float>(p.code_shift_max));
+  const VF lowest = hn::Set(d, static_cast<float>(p.code_shift_min)),
+           highest = hn::Set(d, static_cast<float>(p.code_shift_max));
   const VF offset = hn::Set(d, static_cast<float>(p.code_offset));
   const VF zero = hn::Set(d, p.zero[e]), scale = hn::Set(d, p.scale[e]);
   const VF factor = kDivide ? hn::Set(d, p.row_factor[e]) : Reciprocal(scale);
@@ -632,9 +679,11 @@ HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, int6
       const size_t at = static_cast<size_t>(k) + part * kLanes;
       const VF weight = LoadWeights(d, w + at);
       const VF y = hn::Mul(weight, hn::LoadU(d, p.column + col + at));
-      const VF exact = kDivide ? hn::Add(hn::Div(hn::Mul(y, factor), scale), zero) : Fma(y, factor, zero);
+      const VF exact =
+          kDivide ? hn::Add(hn::Div(hn::Mul(y, factor), scale), zero) : Fma(y, factor, zero);
       const VF q = hn::Add(hn::Round(Clamp(exact, lowest, highest)), offset);
-      const VF value = hn::Mul(hn::Mul(hn::Sub(q, stored_zero), stored_scale), hn::LoadU(d, p.stored_column + col + at));
+      const VF value = hn::Mul(hn::Mul(hn::Sub(q, stored_zero), stored_scale),
+                               hn::LoadU(d, p.stored_column + col + at));
       const VF miss = hn::Sub(value, weight);
       error[part] = Fma(miss, miss, error[part]);
       power[part] = Fma(weight, weight, power[part]);
@@ -649,11 +698,12 @@ HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, int6
 }
 
 template <bool kDivide>
-HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64_t row, int64_t col, size_t e, size_t slot,
-                              ErrorPartials& partials, int32_t* words) {
+HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64_t row, int64_t col,
+                              size_t e, size_t slot, ErrorPartials& partials, int32_t* words) {
   if (in.dtype == WeightDtype::kBf16) {
     HWY_ALIGN uint16_t bits[kMaxGroup];
-    std::memcpy(bits, in.data + 2 * static_cast<size_t>(row * in.cols + col), 2 * static_cast<size_t>(p.group));
+    std::memcpy(bits, in.data + 2 * static_cast<size_t>(row * in.cols + col),
+                2 * static_cast<size_t>(p.group));
     return EncodeGroup<kDivide>(bits, p, col, e, slot, partials, words);
   }
   HWY_ALIGN float values[kMaxGroup];
@@ -661,7 +711,8 @@ HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64
   EncodeGroup<kDivide>(values, p, col, e, slot, partials, words);
 }
 
-HWY_INLINE void StorePacked(const int32_t* HWY_RESTRICT words, size_t count, int word_bytes, std::byte* HWY_RESTRICT out) {
+HWY_INLINE void StorePacked(const int32_t* HWY_RESTRICT words, size_t count, int word_bytes,
+                            std::byte* HWY_RESTRICT out) {
   if (word_bytes == 4) {
     std::memcpy(out, words, 4 * count);
     return;
@@ -671,7 +722,8 @@ HWY_INLINE void StorePacked(const int32_t* HWY_RESTRICT words, size_t count, int
 }
 
 template <bool kDivide>
-HWY_INLINE void EncodeRows(const MatrixView& in, const EncodeParams& p, int64_t first, int64_t last, std::byte* packed) {
+HWY_INLINE void EncodeRows(const MatrixView& in, const EncodeParams& p, int64_t first, int64_t last,
+                           std::byte* packed) {
   const CodePacking& packing = PackingFor(p.bits);
   const int64_t groups_per_row = in.cols / p.group, group_rows = in.rows * groups_per_row;
   const int64_t step = (group_rows + packing.codes_per_word - 1) / packing.codes_per_word;
@@ -687,7 +739,8 @@ HWY_INLINE void EncodeRows(const MatrixView& in, const EncodeParams& p, int64_t 
       std::memset(&partials, 0, sizeof(partials));
       for (int64_t i = 0; i < present; ++i) {
         const int64_t e = base + i, row = e / groups_per_row;
-        EncodeGroupOf<kDivide>(in, p, row, (e - row * groups_per_row) * p.group, static_cast<size_t>(e), order.slot[i], partials,
+        EncodeGroupOf<kDivide>(in, p, row, (e - row * groups_per_row) * p.group,
+                               static_cast<size_t>(e), order.slot[i], partials,
                                words + i * p.group);
       }
       for (int64_t i = present * p.group; i < count * p.group; ++i) words[i] <<= p.bits;
@@ -702,13 +755,21 @@ HWY_INLINE void EncodeRows(const MatrixView& in, const EncodeParams& p, int64_t 
   }
 }
 
-void Encode(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t last, std::byte* packed) {
+void Encode(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t last,
+            std::byte* packed) {
   if (params.divide) return EncodeRows<true>(in, params, first, last, packed);
   EncodeRows<false>(in, params, first, last, packed);
 }
 
 const TileOps* GetTileOps() {
-  static const TileOps kOps{hwy::TargetName(HWY_TARGET), &LoadTile, &Stats, &Extremes, &Update, &FitTile, &FitUpstream, &Encode};
+  static const TileOps kOps{hwy::TargetName(HWY_TARGET),
+                            &LoadTile,
+                            &Stats,
+                            &Extremes,
+                            &Update,
+                            &FitTile,
+                            &FitUpstream,
+                            &Encode};
   return &kOps;
 }
 

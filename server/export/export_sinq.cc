@@ -16,25 +16,38 @@ using nlohmann::ordered_json;
 
 const char* Suffix(kernels::PlaneKind kind) {
   switch (kind) {
-    case kernels::PlaneKind::kCodes: return ".W_q";
-    case kernels::PlaneKind::kColumnScale: return ".meta.scale2";
-    case kernels::PlaneKind::kScale: return ".meta.scale";
-    case kernels::PlaneKind::kZero: return ".meta.zero";
-    case kernels::PlaneKind::kScaleCode: return ".meta.scale.x";
-    case kernels::PlaneKind::kScaleStep: return ".meta.scale.s";
-    case kernels::PlaneKind::kScaleMin: return ".meta.scale.m";
-    case kernels::PlaneKind::kZeroCode: return ".meta.zero.x";
-    case kernels::PlaneKind::kZeroStep: return ".meta.zero.s";
-    case kernels::PlaneKind::kZeroMin: return ".meta.zero.m";
+    case kernels::PlaneKind::kCodes:
+      return ".W_q";
+    case kernels::PlaneKind::kColumnScale:
+      return ".meta.scale2";
+    case kernels::PlaneKind::kScale:
+      return ".meta.scale";
+    case kernels::PlaneKind::kZero:
+      return ".meta.zero";
+    case kernels::PlaneKind::kScaleCode:
+      return ".meta.scale.x";
+    case kernels::PlaneKind::kScaleStep:
+      return ".meta.scale.s";
+    case kernels::PlaneKind::kScaleMin:
+      return ".meta.scale.m";
+    case kernels::PlaneKind::kZeroCode:
+      return ".meta.zero.x";
+    case kernels::PlaneKind::kZeroStep:
+      return ".meta.zero.s";
+    case kernels::PlaneKind::kZeroMin:
+      return ".meta.zero.m";
   }
   return "";
 }
 
 const char* DtypeName(kernels::PlaneDtype dtype) {
   switch (dtype) {
-    case kernels::PlaneDtype::kU8: return "U8";
-    case kernels::PlaneDtype::kI32: return "I32";
-    case kernels::PlaneDtype::kF16: return "F16";
+    case kernels::PlaneDtype::kU8:
+      return "U8";
+    case kernels::PlaneDtype::kI32:
+      return "I32";
+    case kernels::PlaneDtype::kF16:
+      return "F16";
   }
   return "";
 }
@@ -42,7 +55,8 @@ const char* DtypeName(kernels::PlaneDtype dtype) {
 // Defaults of the section that transformers' SinqConfig reads; per-layer truth is in the sidecar.
 ordered_json QuantizationSection(const std::vector<QuantizedLayer>& layers) {
   ordered_json section;
-  const kernels::QuantParams params = layers.empty() ? kernels::QuantParams() : layers.front().params;
+  const kernels::QuantParams params =
+      layers.empty() ? kernels::QuantParams() : layers.front().params;
   section["quant_method"] = "sinq";
   section["nbits"] = params.bits;
   section["group_size"] = params.group_size;
@@ -52,10 +66,12 @@ ordered_json QuantizationSection(const std::vector<QuantizedLayer>& layers) {
   return section;
 }
 
-absl::StatusOr<std::string> ConfigFile(const std::string& config_json, const std::vector<QuantizedLayer>& layers) {
+absl::StatusOr<std::string> ConfigFile(const std::string& config_json,
+                                       const std::vector<QuantizedLayer>& layers) {
   ordered_json config = ordered_json::parse(config_json, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) {
-    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kMalformedSource, "config.json is not a JSON object.");
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kMalformedSource,
+                     "config.json is not a JSON object.");
   }
   config.erase("quantization_config");
   config["quantization_config"] = QuantizationSection(layers);
@@ -77,14 +93,17 @@ absl::StatusOr<std::vector<OutputTensor>> SinqExporter::Tensors(const QuantizedL
   const std::string path = LayerPath(layer.name);
   std::vector<OutputTensor> tensors;
   for (const kernels::PlaneSpec& plane : *planes) {
-    tensors.push_back({absl::StrCat(path, Suffix(plane.kind)), DtypeName(plane.dtype), plane.shape, plane.size_bytes});
+    tensors.push_back({absl::StrCat(path, Suffix(plane.kind)), DtypeName(plane.dtype), plane.shape,
+                       plane.size_bytes});
   }
   return tensors;
 }
 
-std::vector<ExtraTensor> SinqExporter::ExtraTensors(const std::vector<std::string>& tensor_names) const {
-  // The loader insists on a tensor for every module with a buffer; the rotary module's own buffers are not in checkpoints.
-  // An unknown name beneath it satisfies the check and leaves the model's own frequencies in force.
+std::vector<ExtraTensor> SinqExporter::ExtraTensors(
+    const std::vector<std::string>& tensor_names) const {
+  // The loader insists on a tensor for every module with a buffer; the rotary module's own buffers
+  // are not in checkpoints. An unknown name beneath it satisfies the check and leaves the model's
+  // own frequencies in force.
   bool has_layers = false, has_rotary = false;
   absl::string_view prefix;
   for (const std::string& name : tensor_names) {
@@ -96,9 +115,9 @@ std::vector<ExtraTensor> SinqExporter::ExtraTensors(const std::vector<std::strin
   return {{{absl::StrCat(prefix, "rotary_emb.sinq_pad"), "U8", {1}, 1}, std::string(1, '\0')}};
 }
 
-absl::StatusOr<std::vector<SideFile>> SinqExporter::SideFiles(const std::optional<std::string>& config_json,
-                                                              absl::string_view compute_dtype,
-                                                              const std::vector<QuantizedLayer>& layers) const {
+absl::StatusOr<std::vector<SideFile>> SinqExporter::SideFiles(
+    const std::optional<std::string>& config_json, absl::string_view compute_dtype,
+    const std::vector<QuantizedLayer>& layers) const {
   std::vector<SideFile> files;
   if (config_json.has_value()) {
     absl::StatusOr<std::string> config = ConfigFile(*config_json, layers);
@@ -107,7 +126,8 @@ absl::StatusOr<std::vector<SideFile>> SinqExporter::SideFiles(const std::optiona
   }
   std::string sidecar = "{";
   for (const QuantizedLayer& layer : layers) {
-    absl::StrAppend(&sidecar, sidecar.size() > 1 ? ",\n " : "\n ", json(LayerPath(layer.name)).dump(), ": ",
+    absl::StrAppend(&sidecar, sidecar.size() > 1 ? ",\n " : "\n ",
+                    json(LayerPath(layer.name)).dump(), ": ",
                     SinqSidecarEntryJson(layer, compute_dtype));
   }
   files.push_back({"model.safetensors.index.json.meta.json", sidecar + "\n}\n"});

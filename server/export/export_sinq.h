@@ -15,10 +15,11 @@ class SinqExporter : public Exporter {
   absl::string_view name() const override { return "sinq"; }
   std::optional<std::string> Refusal(const QuantizedLayer& layer) const override;
   absl::StatusOr<std::vector<OutputTensor>> Tensors(const QuantizedLayer& layer) const override;
-  std::vector<ExtraTensor> ExtraTensors(const std::vector<std::string>& tensor_names) const override;
-  absl::StatusOr<std::vector<SideFile>> SideFiles(const std::optional<std::string>& config_json,
-                                                  absl::string_view compute_dtype,
-                                                  const std::vector<QuantizedLayer>& layers) const override;
+  std::vector<ExtraTensor> ExtraTensors(
+      const std::vector<std::string>& tensor_names) const override;
+  absl::StatusOr<std::vector<SideFile>> SideFiles(
+      const std::optional<std::string>& config_json, absl::string_view compute_dtype,
+      const std::vector<QuantizedLayer>& layers) const override;
 };
 
 }  // namespace sinq

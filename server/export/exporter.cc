@@ -11,7 +11,8 @@ std::unique_ptr<Exporter> MakeSinqExporter() { return std::make_unique<SinqExpor
 absl::StatusOr<std::unique_ptr<Exporter>> MakeExporter(absl::string_view format) {
   if (format == "sinq") return MakeSinqExporter();
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("format must be \"sinq\"; got \"", format, "\"."), {{"field", "recipe.format"}});
+                   absl::StrCat("format must be \"sinq\"; got \"", format, "\"."),
+                   {{"field", "recipe.format"}});
 }
 
 }  // namespace sinq

@@ -1,4 +1,5 @@
-// An output format: which tensors a quantized layer becomes, and which files stand beside the shards.
+// An output format: which tensors a quantized layer becomes, and which files stand beside the
+// shards.
 #ifndef SINQ_SERVER_EXPORT_EXPORTER_H_
 #define SINQ_SERVER_EXPORT_EXPORTER_H_
 
@@ -19,19 +20,20 @@ namespace sinq {
 // A tensor of an output shard, before it has an offset.
 struct OutputTensor {
   std::string name;
-  std::string dtype;            // safetensors spelling
+  std::string dtype;  // safetensors spelling
   std::vector<int64_t> shape;
   uint64_t size_bytes = 0;
 };
 
-// A layer to be quantized. `name` is the source tensor's ("model.layers.0.self_attn.q_proj.weight").
+// A layer to be quantized. `name` is the source tensor's
+// ("model.layers.0.self_attn.q_proj.weight").
 struct QuantizedLayer {
   std::string name;
   int64_t rows = 0, cols = 0;
   kernels::QuantParams params;
 };
 
-struct ExtraTensor {            // constant content that the reader needs (rotary dummy)
+struct ExtraTensor {  // constant content that the reader needs (rotary dummy)
   OutputTensor tensor;
   std::string content;
 };
@@ -45,16 +47,19 @@ struct SideFile {
 class Exporter {
  public:
   virtual ~Exporter() = default;
-  virtual absl::string_view name() const = 0;   // "sinq"
+  virtual absl::string_view name() const = 0;  // "sinq"
   // Why this layer cannot be stored so (a sentence for the plan's reason), or nothing.
   virtual std::optional<std::string> Refusal(const QuantizedLayer& layer) const = 0;
   // One per plane of kernels::NativePlanes(layer.params, rows, cols), same order and sizes.
   virtual absl::StatusOr<std::vector<OutputTensor>> Tensors(const QuantizedLayer& layer) const = 0;
   // `tensor_names`: every tensor that will be in the output.
-  virtual std::vector<ExtraTensor> ExtraTensors(const std::vector<std::string>& tensor_names) const = 0;
-  // config.json and sidecars. `config_json` is the source's, absent for a bare file. InvalidArgument if it is not usable.
-  virtual absl::StatusOr<std::vector<SideFile>> SideFiles(const std::optional<std::string>& config_json, absl::string_view compute_dtype,
-                                                         const std::vector<QuantizedLayer>& layers) const = 0;
+  virtual std::vector<ExtraTensor> ExtraTensors(
+      const std::vector<std::string>& tensor_names) const = 0;
+  // config.json and sidecars. `config_json` is the source's, absent for a bare file.
+  // InvalidArgument if it is not usable.
+  virtual absl::StatusOr<std::vector<SideFile>> SideFiles(
+      const std::optional<std::string>& config_json, absl::string_view compute_dtype,
+      const std::vector<QuantizedLayer>& layers) const = 0;
 };
 
 std::unique_ptr<Exporter> MakeSinqExporter();

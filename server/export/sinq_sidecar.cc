@@ -12,7 +12,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// The reader looks for "quantAux" to choose how scales and zeros are stored; "noz" says that the zero is one constant.
+// The reader looks for "quantAux" to choose how scales and zeros are stored; "noz" says that the
+// zero is one constant.
 std::string MethodString(const kernels::QuantParams& params, kernels::AuxStorage aux) {
   return absl::StrCat(kernels::MethodName(params.method), params.symmetric ? "_noz" : "",
                       aux == kernels::AuxStorage::kU8 ? "_quantAux" : "");
@@ -40,13 +41,15 @@ std::string SinqSidecarEntryJson(const QuantizedLayer& layer, absl::string_view 
   }
   meta["awq_scale"] = nullptr;
   meta["axis"] = 1;
-  // The authors' loader drops the key for unpacked codes and then fails without it; null means "use as they are".
+  // The authors' loader drops the key for unpacked codes and then fails without it; null means "use
+  // as they are".
   meta["packing"] = params.bits == 8 ? ordered_json(nullptr) : ordered_json(packing.name);
   meta["method"] = MethodString(params, aux);
   meta["compute_dtype"] = absl::StrCat("torch.", compute_dtype);
   meta["unpack_view_dtype"] = packing.word_bytes == 4 ? "torch.int32" : "torch.uint8";
   meta["view_as_float"] = false;
-  // gemlite cannot take such a layer and would stop the load; any tiling other than "1D" keeps it on the plain path.
+  // gemlite cannot take such a layer and would stop the load; any tiling other than "1D" keeps it
+  // on the plain path.
   if (layer.cols % 32 != 0 || group < 32) meta["tiling_mode"] = "2D";
   ordered_json entry;
   entry["meta"] = std::move(meta);

@@ -39,10 +39,11 @@ absl::StatusOr<std::unique_ptr<DataDirLock>> DataDirLock::Acquire(const std::str
   auto lock = absl::WrapUnique(new DataDirLock(descriptor));
   if (flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return ErrnoToStatus(errno, absl::StrCat("Cannot lock ", lock_path));
-    return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kUnspecified,
-                     absl::StrCat("The data directory is in use by ", HolderOf(descriptor), " (",
-                                  lock_path, "); stop it, or start this one with another "
-                                  "--data-dir."));
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, Reason::kUnspecified,
+        absl::StrCat("The data directory is in use by ", HolderOf(descriptor), " (", lock_path,
+                     "); stop it, or start this one with another "
+                     "--data-dir."));
   }
   if (!WritePid(descriptor)) {
     return ErrnoToStatus(errno, absl::StrCat("Cannot write ", lock_path));

@@ -13,8 +13,8 @@ constexpr int64_t kApplicationId = 1397313105;  // "SINQ"
 // the page is read.
 constexpr int64_t kMaxCheckedBytes = 64 << 20;
 
-// Times: *_us are wall clock microseconds since 1970 for people; *_ns are nanoseconds since boot and
-// mean something only together with the boot id beside them.
+// Times: *_us are wall clock microseconds since 1970 for people; *_ns are nanoseconds since boot
+// and mean something only together with the boot id beside them.
 constexpr char kCreate[] = R"sql(
 CREATE TABLE jobs (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -114,12 +114,16 @@ absl::Status EnsureJobSchema(SqliteConnection& connection) {
   if (!tables.ok()) return tables.status();
   if (*version == 0 && *application == 0 && *tables == 0) return Create(connection);
   if (*application != kApplicationId) {
-    return Refuse("The file at the job store's place is another program's database; use another "
-                  "--data-dir, or move the file away.");
+    return Refuse(
+        "The file at the job store's place is another program's database; use another "
+        "--data-dir, or move the file away.");
   }
   if (*version != kJobSchemaVersion) {
-    return Refuse(absl::StrCat("The job store has schema version ", *version, " and this sinqd "
-                               "reads version ", kJobSchemaVersion, "; start the sinqd that wrote "
+    return Refuse(absl::StrCat("The job store has schema version ", *version,
+                               " and this sinqd "
+                               "reads version ",
+                               kJobSchemaVersion,
+                               "; start the sinqd that wrote "
                                "it, or use another --data-dir."));
   }
   return CheckPages(connection);

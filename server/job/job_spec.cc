@@ -23,8 +23,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr size_t kMaxExpressions = 64;    // of include and of exclude, as the proto documents
-constexpr size_t kMaxQuotedBytes = 200;   // of a client's text in a message
+constexpr size_t kMaxExpressions = 64;   // of include and of exclude, as the proto documents
+constexpr size_t kMaxQuotedBytes = 200;  // of a client's text in a message
 constexpr size_t kMaxSpecJsonBytes = 2 * kMaxExpressions * kMaxRegexBytes * 6 + 64 * kKiB;
 
 std::string Quote(absl::string_view text) {
@@ -223,8 +223,9 @@ absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
   CheckNumber("bits", spec.bits, {2, 3, 4, 5, 6, 8}, &violations);
   CheckNumber("group_size", spec.group_size, {32, 64, 128}, &violations);
   if (spec.symmetric && spec.bits == 2 && spec.profile == "upstream") {
-    violations.Add("symmetric", "must be false for bits 2 in the profile upstream, whose formula "
-                                "divides by zero there; use the profile default or more bits");
+    violations.Add("symmetric",
+                   "must be false for bits 2 in the profile upstream, whose formula "
+                   "divides by zero there; use the profile default or more bits");
   }
   CheckExpressions("include", spec.include, &violations);
   CheckExpressions("exclude", spec.exclude, &violations);
@@ -232,11 +233,16 @@ absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
 }
 
 std::string JobSpecToJson(const JobSpec& spec) {
-  const json object = {{"source_uri", spec.source_uri}, {"output_uri", spec.output_uri},
-                       {"method", spec.method},         {"profile", spec.profile},
-                       {"format", spec.format},         {"aux", spec.aux},
-                       {"bits", spec.bits},             {"group_size", spec.group_size},
-                       {"symmetric", spec.symmetric},   {"include", spec.include},
+  const json object = {{"source_uri", spec.source_uri},
+                       {"output_uri", spec.output_uri},
+                       {"method", spec.method},
+                       {"profile", spec.profile},
+                       {"format", spec.format},
+                       {"aux", spec.aux},
+                       {"bits", spec.bits},
+                       {"group_size", spec.group_size},
+                       {"symmetric", spec.symmetric},
+                       {"include", spec.include},
                        {"exclude", spec.exclude}};
   return object.dump(-1, ' ', false, json::error_handler_t::replace);
 }

@@ -17,11 +17,12 @@ struct JobSpec {
   std::string method = "sinq";      // sinq | rtn
   std::string profile = "default";  // default | upstream
   std::string format = "sinq";
-  std::string aux = "u8";           // u8 | f16
+  std::string aux = "u8";  // u8 | f16
   int bits = 4;
   int group_size = 64;
   bool symmetric = false;
-  std::vector<std::string> include;  // RE2-free ECMAScript regexes on tensor names, full search; empty: all
+  std::vector<std::string>
+      include;  // RE2-free ECMAScript regexes on tensor names, full search; empty: all
   std::vector<std::string> exclude;  // win over include
 
   friend bool operator==(const JobSpec&, const JobSpec&) = default;
@@ -29,7 +30,8 @@ struct JobSpec {
 
 // Every violation at once, each with its field ("bits must be one of 2, 3, 4, 5, 6, 8; got 7").
 absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output);
-// Canonical JSON (sorted keys): stored, hashed for idempotency, shown in the manifest as the recipe. Strict when parsed.
+// Canonical JSON (sorted keys): stored, hashed for idempotency, shown in the manifest as the
+// recipe. Strict when parsed.
 std::string JobSpecToJson(const JobSpec& spec);
 absl::StatusOr<JobSpec> JobSpecFromJson(absl::string_view json);
 

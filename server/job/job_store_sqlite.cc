@@ -23,17 +23,17 @@ struct SqliteJobStore::Row {
   int64_t seq = 0;
   Job job;
   std::string spec_json;
-  int futile_attempts = 0;       // leases in a row that left no finished unit behind
+  int futile_attempts = 0;  // leases in a row that left no finished unit behind
   std::string lease_worker;
   std::string lease_boot_id;
   int64_t lease_until_ns = 0;
   int64_t lease_duration_ns = 0;
-  std::string queued_boot_id;    // of queued_ns and ready_ns
+  std::string queued_boot_id;  // of queued_ns and ready_ns
   int64_t queued_ns = 0;
   int64_t queued_us = 0;
-  int64_t ready_ns = 0;          // not leasable before
+  int64_t ready_ns = 0;  // not leasable before
   int64_t progress_event_ns = 0;
-  JobError last_error;           // why the attempt before failed
+  JobError last_error;  // why the attempt before failed
   std::string plan_digest;
   JobState read_state = JobState::kQueued;
   int64_t read_epoch = 0;
@@ -43,7 +43,7 @@ namespace {
 
 using Query = SqliteConnection::Query;
 
-#define SINQ_JOB_COLUMNS                                                                      \
+#define SINQ_JOB_COLUMNS                                                                        \
   "seq, id, request_id, spec, state, cancel_requested, attempt, futile_attempts, lease_epoch, " \
   "lease_worker, lease_boot_id, lease_until_ns, lease_duration_ns, queued_boot_id, queued_ns, " \
   "queued_us, ready_ns, last_event, progress_event_ns, progress, error, last_error, "           \
@@ -53,8 +53,7 @@ constexpr absl::string_view kSelectById = "SELECT " SINQ_JOB_COLUMNS "FROM jobs 
 constexpr absl::string_view kSelectByRequest =
     "SELECT " SINQ_JOB_COLUMNS "FROM jobs WHERE request_id = ?";
 constexpr absl::string_view kSelectLeased =
-    "SELECT " SINQ_JOB_COLUMNS
-    "FROM jobs WHERE id = ? AND lease_epoch = ? AND state = 'RUNNING'";
+    "SELECT " SINQ_JOB_COLUMNS "FROM jobs WHERE id = ? AND lease_epoch = ? AND state = 'RUNNING'";
 constexpr absl::string_view kSelectExpired =
     "SELECT " SINQ_JOB_COLUMNS
     "FROM jobs WHERE state = 'RUNNING' AND (? OR lease_boot_id <> ? OR lease_until_ns <= ?) "
@@ -81,8 +80,7 @@ constexpr absl::string_view kSaveJob =
 constexpr absl::string_view kInsertEvent =
     "INSERT INTO events (job_seq, sequence, time_us, kind, state, progress, error, tensor) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-constexpr absl::string_view kPruneEvents =
-    "DELETE FROM events WHERE job_seq = ? AND sequence <= ?";
+constexpr absl::string_view kPruneEvents = "DELETE FROM events WHERE job_seq = ? AND sequence <= ?";
 constexpr absl::string_view kSelectEvents =
     "SELECT sequence, time_us, kind, state, progress, error, tensor FROM events "
     "WHERE job_seq = ? AND sequence > ? ORDER BY sequence LIMIT ?";
@@ -97,7 +95,7 @@ constexpr absl::string_view kUntilWork =
     "SELECT min(CASE WHEN lease_boot_id = ?1 THEN lease_until_ns ELSE 0 END) FROM jobs "
     "WHERE state = 'RUNNING')";
 
-constexpr int kDeleteBatch = 100;     // rows per transaction, so that leases can be renewed between
+constexpr int kDeleteBatch = 100;  // rows per transaction, so that leases can be renewed between
 constexpr int kDefaultPageSize = 100;
 constexpr absl::Duration kProgressEventInterval = absl::Seconds(1);
 constexpr absl::Duration kQueueFullRetry = absl::Seconds(30);
@@ -112,8 +110,7 @@ absl::Status JobNotFound(absl::string_view job_id) {
 
 absl::Status LeaseLost(const Lease& lease) {
   return MakeError(absl::StatusCode::kAborted, Reason::kLeaseLost,
-                   absl::StrCat("Lease ", lease.epoch, " of job '",
-                                PrintableText(lease.job_id, 64),
+                   absl::StrCat("Lease ", lease.epoch, " of job '", PrintableText(lease.job_id, 64),
                                 "' is not held any more; stop working on it."));
 }
 
@@ -193,7 +190,10 @@ absl::StatusOr<std::unique_ptr<JobStore>> OpenSqliteJobStore(const std::string& 
 SqliteJobStore::SqliteJobStore(std::unique_ptr<DataDirLock> lock,
                                std::unique_ptr<SqliteConnection> writer,
                                std::unique_ptr<SqliteConnection> reader, const Clock& clock)
-    : lock_(std::move(lock)), clock_(clock), boot_id_(clock.BootId()), writer_(std::move(writer)),
+    : lock_(std::move(lock)),
+      clock_(clock),
+      boot_id_(clock.BootId()),
+      writer_(std::move(writer)),
       reader_(std::move(reader)) {}
 
 absl::StatusOr<std::unique_ptr<JobStore>> SqliteJobStore::Open(const std::string& path,
@@ -257,8 +257,7 @@ absl::StatusOr<std::vector<SqliteJobStore::Row>> SqliteJobStore::SelectRows(Quer
     row.read_epoch = job.lease_epoch;
     absl::StatusOr<JobSpec> spec = JobSpecFromJson(row.spec_json);
     if (!spec.ok() || !known_state || !DecodeProgress(query.Text(19), &job.progress) ||
-        !DecodeError(query.Text(20), &job.error) ||
-        !DecodeError(query.Text(21), &row.last_error)) {
+        !DecodeError(query.Text(20), &job.error) || !DecodeError(query.Text(21), &row.last_error)) {
       return Damaged(job.id);
     }
     job.spec = *std::move(spec);
@@ -356,7 +355,8 @@ absl::StatusOr<std::optional<CreateResult>> SqliteJobStore::FindReplay(
   Row& row = rows->front();
   if (row.spec_json == spec_json) return CreateResult{std::move(row.job), /*replayed=*/true};
   return MakeError(absl::StatusCode::kAlreadyExists, Reason::kRequestIdReused,
-                   absl::StrCat("request_id was used before, for job '", row.job.id, "' with "
+                   absl::StrCat("request_id was used before, for job '", row.job.id,
+                                "' with "
                                 "another source, output or recipe; use a new request_id."),
                    {{"field", "request_id"}, {"job_id", row.job.id}});
 }
@@ -392,8 +392,8 @@ absl::StatusOr<CreateResult> SqliteJobStore::Create(const JobSpec& spec,
                                                     absl::string_view request_id) {
   if (request_id.size() > kMaxRequestIdBytes) {
     return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                     absl::StrCat("request_id must be at most ", kMaxRequestIdBytes,
-                                  " bytes; got ", request_id.size(), "."),
+                     absl::StrCat("request_id must be at most ", kMaxRequestIdBytes, " bytes; got ",
+                                  request_id.size(), "."),
                      {{"field", "request_id"}});
   }
   absl::StatusOr<std::string> fresh_id = RandomId("req-");
@@ -416,6 +416,16 @@ absl::StatusOr<CreateResult> SqliteJobStore::Create(const JobSpec& spec,
   }
   Announce();
   return result;
+}
+
+absl::StatusOr<CreateResult> SqliteJobStore::FindRequest(const JobSpec& spec,
+                                                         absl::string_view request_id) {
+  absl::MutexLock lock(&writer_mutex_);
+  absl::StatusOr<std::optional<CreateResult>> replay = FindReplay(request_id, JobSpecToJson(spec));
+  if (!replay.ok()) return replay.status();
+  if (replay->has_value()) return **std::move(replay);
+  return MakeError(absl::StatusCode::kNotFound, Reason::kJobNotFound,
+                   absl::StrCat("No job was made with request_id '", request_id, "'."));
 }
 
 absl::StatusOr<Job> SqliteJobStore::Get(absl::string_view job_id) {
@@ -652,8 +662,8 @@ absl::Status SqliteJobStore::CheckLease(const Lease& lease) {
   return transaction.Commit();
 }
 
-absl::Status SqliteJobStore::Finish(const Lease& lease, JobState state,
-                                    const JobProgress& progress, const JobError& error) {
+absl::Status SqliteJobStore::Finish(const Lease& lease, JobState state, const JobProgress& progress,
+                                    const JobError& error) {
   if (absl::Status status = CheckFinish(state); !status.ok()) return status;
   {
     absl::MutexLock lock(&writer_mutex_);

@@ -32,6 +32,8 @@ class SqliteJobStore final : public JobStore {
                                                         const Clock& clock);
 
   absl::StatusOr<CreateResult> Create(const JobSpec& spec, absl::string_view request_id) override;
+  absl::StatusOr<CreateResult> FindRequest(const JobSpec& spec,
+                                           absl::string_view request_id) override;
   absl::StatusOr<Job> Get(absl::string_view job_id) override;
   absl::StatusOr<ListResult> List(const ListQuery& query) override;
   absl::Status Delete(absl::string_view job_id) override;
@@ -86,8 +88,7 @@ class SqliteJobStore final : public JobStore {
   // RUNNING without an owner: QUEUED again, or FAILED when the attempts are used up.
   absl::Status Requeue(Row& row, absl::Duration delay, const JobError& error)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
-  absl::Status RequeueExpired(bool all, int* requeued)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
+  absl::Status RequeueExpired(bool all, int* requeued) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
   absl::StatusOr<std::optional<Row>> NextReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
   absl::Status TakeLease(Row& row, absl::string_view worker, absl::Duration lease_duration)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
@@ -98,8 +99,7 @@ class SqliteJobStore final : public JobStore {
   absl::StatusOr<std::vector<Row>> SelectRows(SqliteConnection::Query query) const;
   absl::StatusOr<int64_t> FindSeq(absl::string_view job_id)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(reader_mutex_);
-  bool HasNewerEvent(absl::string_view job_id, uint64_t after)
-      ABSL_LOCKS_EXCLUDED(reader_mutex_);
+  bool HasNewerEvent(absl::string_view job_id, uint64_t after) ABSL_LOCKS_EXCLUDED(reader_mutex_);
   // Until a job is leasable: zero if one is now, infinite if nothing waits.
   absl::Duration UntilWork() ABSL_LOCKS_EXCLUDED(reader_mutex_);
   uint64_t Generation() const ABSL_LOCKS_EXCLUDED(wait_mutex_);

@@ -65,7 +65,8 @@ absl::Status SqliteConnection::ToStatus(int result, absl::string_view doing) con
                    handle_ == nullptr ? "" : absl::StrCat(": ", sqlite3_errmsg(handle_)), ")");
   if (IsDiskFull(result, system_error)) {
     return MakeError(absl::StatusCode::kResourceExhausted, Reason::kDiskFull,
-                     absl::StrCat(what, ": no space left where the server keeps its data; free "
+                     absl::StrCat(what,
+                                  ": no space left where the server keeps its data; free "
                                   "some and try again."));
   }
   switch (result & 0xff) {
@@ -73,7 +74,8 @@ absl::Status SqliteConnection::ToStatus(int result, absl::string_view doing) con
     case SQLITE_NOTADB:
     case SQLITE_ERROR:  // a table or column that is not there
       return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kInternal,
-                       absl::StrCat(what, ": the file is damaged or is not a job store of this "
+                       absl::StrCat(what,
+                                    ": the file is damaged or is not a job store of this "
                                     "version; restore it from a backup, or move it away to start "
                                     "with an empty queue."));
     case SQLITE_NOMEM:
@@ -110,8 +112,10 @@ SqliteConnection::Query::Query(SqliteConnection* owner, sqlite3_stmt* statement,
     : owner_(owner), statement_(statement), status_(std::move(status)) {}
 
 SqliteConnection::Query::Query(Query&& other) noexcept
-    : owner_(other.owner_), statement_(std::exchange(other.statement_, nullptr)),
-      status_(std::move(other.status_)), next_parameter_(other.next_parameter_) {}
+    : owner_(other.owner_),
+      statement_(std::exchange(other.statement_, nullptr)),
+      status_(std::move(other.status_)),
+      next_parameter_(other.next_parameter_) {}
 
 SqliteConnection::Query::~Query() {
   if (statement_ == nullptr) return;

@@ -19,7 +19,8 @@ namespace sinq {
 // Not thread-safe: one mutex of the owner guards a connection and all of its queries.
 class SqliteConnection {
  public:
-  // Creates the file (mode 0600) if missing. Sets WAL, synchronous=FULL, foreign keys, busy_timeout.
+  // Creates the file (mode 0600) if missing. Sets WAL, synchronous=FULL, foreign keys,
+  // busy_timeout.
   static absl::StatusOr<std::unique_ptr<SqliteConnection>> Open(const std::string& path);
   ~SqliteConnection();
   SqliteConnection(const SqliteConnection&) = delete;

@@ -13,8 +13,8 @@
 namespace sinq {
 namespace {
 
-// Length times counted repetitions bounds the states of the automaton. The matcher recurses once per
-// state at most, about 300 bytes each, which 4,096 of them keep far within any thread's stack.
+// Length times counted repetitions bounds the states of the automaton. The matcher recurses once
+// per state at most, about 300 bytes each, which 4,096 of them keep far within any thread's stack.
 constexpr uint64_t kMaxStates = 4096;
 
 absl::Status Refuse(absl::string_view why) {
@@ -59,17 +59,18 @@ absl::StatusOr<std::regex> Compile(const std::string& pattern) {
   try {
     return std::regex(pattern, kFlags);
   } catch (const std::regex_error& error) {
-    return Refuse(absl::StrCat("is not a valid ECMAScript regular expression without "
-                               "back-references: ", error.what()));
+    return Refuse(
+        absl::StrCat("is not a valid ECMAScript regular expression without "
+                     "back-references: ",
+                     error.what()));
   } catch (const std::bad_alloc&) {
     return Refuse("needs too much memory to compile");
   }
 }
 
 bool MatchesAny(const std::vector<std::regex>& expressions, const std::string& name) {
-  return std::any_of(expressions.begin(), expressions.end(), [&name](const std::regex& regex) {
-    return std::regex_match(name, regex);
-  });
+  return std::any_of(expressions.begin(), expressions.end(),
+                     [&name](const std::regex& regex) { return std::regex_match(name, regex); });
 }
 
 absl::Status CompileAll(const std::vector<std::string>& patterns, std::vector<std::regex>* out) {

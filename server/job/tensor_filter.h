@@ -13,8 +13,9 @@
 namespace sinq {
 
 // ECMAScript without look-ahead and back-references: both make the time exponential in the pattern.
-// What is left runs in time proportional to name x pattern, so that a hostile pattern stalls nobody.
-// InvalidArgument with the reason if `pattern` is too long, expands too far, or does not compile.
+// What is left runs in time proportional to name x pattern, so that a hostile pattern stalls
+// nobody. InvalidArgument with the reason if `pattern` is too long, expands too far, or does not
+// compile.
 absl::StatusOr<std::regex> CompileTensorRegex(absl::string_view pattern);
 
 // Immutable once made; thread-safe.

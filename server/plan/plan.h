@@ -1,4 +1,5 @@
-// A plan: every tensor's action, every output byte range, peak memory and disk, before any work. The job runs exactly it.
+// A plan: every tensor's action, every output byte range, peak memory and disk, before any work.
+// The job runs exactly it.
 #ifndef SINQ_SERVER_PLAN_PLAN_H_
 #define SINQ_SERVER_PLAN_PLAN_H_
 
@@ -16,28 +17,28 @@
 namespace sinq {
 
 enum class TensorAction : uint8_t { kQuantize, kCopy, kDrop };
-absl::string_view ActionName(TensorAction action);   // "quantize", "copy", "drop"
+absl::string_view ActionName(TensorAction action);  // "quantize", "copy", "drop"
 
 // Where one output tensor goes.
 struct OutputRange {
   OutputTensor tensor;
-  int file_index = 0;        // into Plan::files
-  uint64_t offset = 0;       // from the start of the file
+  int file_index = 0;   // into Plan::files
+  uint64_t offset = 0;  // from the start of the file
 };
 
 struct PlannedTensor {
   SourceTensor source;
   TensorAction action = TensorAction::kCopy;
-  std::string reason;                     // a sentence for people, always set
-  kernels::QuantParams params;            // kQuantize: effective group size and aux
-  int scale_tensor = -1;                  // kQuantize of FP8: index of its weight_scale_inv in Plan::tensors
-  std::vector<OutputRange> outputs;       // kQuantize: one per plane; kCopy: one; kDrop: none
+  std::string reason;           // a sentence for people, always set
+  kernels::QuantParams params;  // kQuantize: effective group size and aux
+  int scale_tensor = -1;        // kQuantize of FP8: index of its weight_scale_inv in Plan::tensors
+  std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy: one; kDrop: none
 };
 
 struct PlannedFile {
-  std::string name;                       // "model-00001-of-00002.safetensors"
+  std::string name;  // "model-00001-of-00002.safetensors"
   uint64_t size_bytes = 0;
-  std::string header;                     // 8-byte length, JSON, padding: the first bytes of the file
+  std::string header;  // 8-byte length, JSON, padding: the first bytes of the file
 };
 
 struct PlannedExtra {
@@ -46,18 +47,19 @@ struct PlannedExtra {
 };
 
 struct Plan {
-  std::vector<PlannedTensor> tensors;     // in source order: by file, then offset
-  std::vector<PlannedFile> files;         // shards
+  std::vector<PlannedTensor> tensors;  // in source order: by file, then offset
+  std::vector<PlannedFile> files;      // shards
   std::vector<PlannedExtra> extras;
-  std::vector<SideFile> side_files;       // config.json, index, sidecar: written whole
-  std::vector<AuxFile> copied_files;      // tokenizer and others
-  uint64_t source_bytes = 0;              // tensor bytes read
-  uint64_t output_bytes = 0;              // shards + side files + copied files
-  uint64_t peak_memory_bytes = 0;         // upper bound of buffers at once for the given budget and workers
+  std::vector<SideFile> side_files;   // config.json, index, sidecar: written whole
+  std::vector<AuxFile> copied_files;  // tokenizer and others
+  uint64_t source_bytes = 0;          // tensor bytes read
+  uint64_t output_bytes = 0;          // shards + side files + copied files
+  uint64_t peak_memory_bytes =
+      0;  // upper bound of buffers at once for the given budget and workers
   uint64_t disk_bytes = 0;
   uint64_t quantized_weights = 0;
-  double effective_bits = 0;              // bits of all planes per quantized weight
-  std::string digest;                     // hex SHA-256 over all of the above: same plan, same digest
+  double effective_bits = 0;  // bits of all planes per quantized weight
+  std::string digest;         // hex SHA-256 over all of the above: same plan, same digest
 };
 
 struct PlanOptions {
@@ -65,9 +67,10 @@ struct PlanOptions {
   int workers = 1;
 };
 
-// Errors: InvalidArgument (spec against this source: a regex matching nothing, q already quantized checkpoint, ...),
-// FailedPrecondition. Deterministic: same source and spec, same plan.
-absl::StatusOr<Plan> MakePlan(const JobSpec& spec, const ModelSource& source, const Exporter& exporter, const PlanOptions& options);
+// Errors: InvalidArgument (spec against this source: a regex matching nothing, q already quantized
+// checkpoint, ...), FailedPrecondition. Deterministic: same source and spec, same plan.
+absl::StatusOr<Plan> MakePlan(const JobSpec& spec, const ModelSource& source,
+                              const Exporter& exporter, const PlanOptions& options);
 
 }  // namespace sinq
 

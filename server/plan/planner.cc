@@ -33,8 +33,13 @@ kernels::QuantParams ParamsOf(const JobSpec& spec) {
 
 class Planner {
  public:
-  Planner(const JobSpec& spec, const ModelSource& source, const Exporter& exporter, const PlanOptions& options)
-      : params_(ParamsOf(spec)), spec_(spec), source_(source), exporter_(exporter), options_(options) {}
+  Planner(const JobSpec& spec, const ModelSource& source, const Exporter& exporter,
+          const PlanOptions& options)
+      : params_(ParamsOf(spec)),
+        spec_(spec),
+        source_(source),
+        exporter_(exporter),
+        options_(options) {}
 
   absl::StatusOr<Plan> Run() {
     if (absl::Status status = kernels::Validate(params_); !status.ok()) return status;
@@ -54,7 +59,8 @@ class Planner {
     absl::StatusOr<NameFilter> filter = NameFilter::Make(spec_);
     if (!filter.ok()) return filter.status();
     for (const SourceTensor& tensor : source_.tensors()) index_[tensor.name] = index_.size();
-    for (const SourceTensor& tensor : source_.tensors()) plan_.tensors.emplace_back().source = tensor;
+    for (const SourceTensor& tensor : source_.tensors())
+      plan_.tensors.emplace_back().source = tensor;
     for (PlannedTensor& tensor : plan_.tensors) {
       if (absl::Status status = Decide(tensor, *filter); !status.ok()) return status;
     }
@@ -63,7 +69,8 @@ class Planner {
   }
 
   absl::Status Decide(PlannedTensor& tensor, NameFilter& filter) {
-    std::optional<std::string> reason = ReasonToCopy(tensor.source, !source_.config_json().has_value());
+    std::optional<std::string> reason =
+        ReasonToCopy(tensor.source, !source_.config_json().has_value());
     if (!reason) reason = filter.ReasonToCopy(tensor.source.name);
     if (!reason) {
       const QuantizedLayer layer = LayerOf(tensor.source);
@@ -71,7 +78,8 @@ class Planner {
       if (!reason) return Quantize(tensor, layer);
     }
     tensor.reason = *reason;
-    tensor.outputs.push_back({{tensor.source.name, tensor.source.dtype, tensor.source.shape, tensor.source.size_bytes}});
+    tensor.outputs.push_back(
+        {{tensor.source.name, tensor.source.dtype, tensor.source.shape, tensor.source.size_bytes}});
     return absl::OkStatus();
   }
 
@@ -95,9 +103,11 @@ class Planner {
   std::string ReasonToQuantize(const PlannedTensor& tensor) const {
     std::string reason = "linear layer";
     if (tensor.params.group_size != params_.group_size) {
-      absl::StrAppend(&reason, "; groups of ", tensor.params.group_size, ", because ", params_.group_size, " does not divide in_features");
+      absl::StrAppend(&reason, "; groups of ", tensor.params.group_size, ", because ",
+                      params_.group_size, " does not divide in_features");
     }
-    if (tensor.params.aux != params_.aux) absl::StrAppend(&reason, "; f16 scales, because their number is not a multiple of 32");
+    if (tensor.params.aux != params_.aux)
+      absl::StrAppend(&reason, "; f16 scales, because their number is not a multiple of 32");
     return reason;
   }
 
@@ -110,9 +120,11 @@ class Planner {
     const std::vector<int64_t> expected = {(tensor.source.shape[0] + kFp8Block - 1) / kFp8Block,
                                            (tensor.source.shape[1] + kFp8Block - 1) / kFp8Block};
     if ((scale.dtype != "F32" && scale.dtype != "BF16") || scale.shape != expected) {
-      return MakeError(absl::StatusCode::kInvalidArgument, Reason::kMalformedSource,
-                       absl::StrCat(scale.name, " must be F32 or BF16 with one factor per 128 x 128 block: [", expected[0], ", ", expected[1],
-                                    "]."), {{"tensor", scale.name}});
+      return MakeError(
+          absl::StatusCode::kInvalidArgument, Reason::kMalformedSource,
+          absl::StrCat(scale.name, " must be F32 or BF16 with one factor per 128 x 128 block: [",
+                       expected[0], ", ", expected[1], "]."),
+          {{"tensor", scale.name}});
     }
     tensor.scale_tensor = static_cast<int>(found->second);
     return absl::OkStatus();
@@ -140,7 +152,8 @@ class Planner {
     const size_t shards = std::max<size_t>(source_.files().size(), 1);
     std::vector<std::vector<OutputRange*>> ranges(shards);
     for (PlannedTensor& tensor : plan_.tensors) {
-      for (OutputRange& range : tensor.outputs) ranges[static_cast<size_t>(tensor.source.file_index)].push_back(&range);
+      for (OutputRange& range : tensor.outputs)
+        ranges[static_cast<size_t>(tensor.source.file_index)].push_back(&range);
     }
     for (PlannedExtra& extra : plan_.extras) ranges[0].push_back(&extra.range);
     std::vector<std::vector<OutputRange*>> used;
@@ -149,7 +162,8 @@ class Planner {
     }
     for (size_t i = 0; i < used.size(); ++i) {
       for (OutputRange* range : used[i]) range->file_index = static_cast<int>(i);
-      plan_.files.push_back(LayOutShard(absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, used.size()), used[i]));
+      plan_.files.push_back(LayOutShard(
+          absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, used.size()), used[i]));
     }
   }
 
@@ -160,7 +174,8 @@ class Planner {
       map[range.tensor.name] = plan_.files[static_cast<size_t>(range.file_index)].name;
       total += range.tensor.size_bytes;
     };
-    for (const PlannedTensor& tensor : plan_.tensors) std::for_each(tensor.outputs.begin(), tensor.outputs.end(), add);
+    for (const PlannedTensor& tensor : plan_.tensors)
+      std::for_each(tensor.outputs.begin(), tensor.outputs.end(), add);
     for (const PlannedExtra& extra : plan_.extras) add(extra.range);
     nlohmann::ordered_json index;
     index["metadata"]["total_size"] = total;
@@ -173,7 +188,8 @@ class Planner {
     for (const PlannedTensor& tensor : plan_.tensors) {
       if (tensor.action == TensorAction::kQuantize) layers.push_back(LayerOf(tensor.source));
     }
-    absl::StatusOr<std::vector<SideFile>> files = exporter_.SideFiles(source_.config_json(), compute_dtype, layers);
+    absl::StatusOr<std::vector<SideFile>> files =
+        exporter_.SideFiles(source_.config_json(), compute_dtype, layers);
     if (!files.ok()) return files.status();
     plan_.side_files = *std::move(files);
     plan_.side_files.push_back(Index());
@@ -188,7 +204,8 @@ class Planner {
       for (const OutputRange& range : tensor.outputs) {
         if (names.insert(range.tensor.name).second) continue;
         return MakeError(absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
-                         absl::StrCat("Two tensors of the output would be called ", range.tensor.name, "; exclude one of their sources."),
+                         absl::StrCat("Two tensors of the output would be called ",
+                                      range.tensor.name, "; exclude one of their sources."),
                          {{"tensor", range.tensor.name}});
       }
     }
@@ -204,7 +221,8 @@ class Planner {
       uint64_t out_bytes = 0;
       for (const OutputRange& range : tensor.outputs) out_bytes += range.tensor.size_bytes;
       quantized_bytes += out_bytes;
-      plan_.quantized_weights += static_cast<uint64_t>(tensor.source.shape[0]) * static_cast<uint64_t>(tensor.source.shape[1]);
+      plan_.quantized_weights += static_cast<uint64_t>(tensor.source.shape[0]) *
+                                 static_cast<uint64_t>(tensor.source.shape[1]);
       working_bytes.push_back(tensor.source.size_bytes + out_bytes);
     }
     for (const PlannedFile& file : plan_.files) plan_.output_bytes += file.size_bytes;
@@ -212,18 +230,23 @@ class Planner {
     for (const AuxFile& file : plan_.copied_files) plan_.output_bytes += file.size_bytes;
     plan_.disk_bytes = plan_.output_bytes;
     if (plan_.quantized_weights > 0) {
-      plan_.effective_bits = 8.0 * static_cast<double>(quantized_bytes) / static_cast<double>(plan_.quantized_weights);
+      plan_.effective_bits =
+          8.0 * static_cast<double>(quantized_bytes) / static_cast<double>(plan_.quantized_weights);
     }
-    const uint64_t largest = working_bytes.empty() ? 0 : *std::max_element(working_bytes.begin(), working_bytes.end());
+    const uint64_t largest =
+        working_bytes.empty() ? 0 : *std::max_element(working_bytes.begin(), working_bytes.end());
     plan_.peak_memory_bytes = std::max(options_.memory_budget_bytes, largest);
   }
 
   std::string Digest() const {
     Sha256 digest;
-    const auto add = [&](absl::string_view text) { digest.Update(absl::StrCat(text.size(), ":", text)); };
+    const auto add = [&](absl::string_view text) {
+      digest.Update(absl::StrCat(text.size(), ":", text));
+    };
     add(source_.Fingerprint());
     add(JobSpecToJson(spec_));
-    for (const PlannedTensor& tensor : plan_.tensors) add(absl::StrCat(tensor.source.name, "\n", ActionName(tensor.action), "\n", tensor.reason));
+    for (const PlannedTensor& tensor : plan_.tensors)
+      add(absl::StrCat(tensor.source.name, "\n", ActionName(tensor.action), "\n", tensor.reason));
     for (const PlannedFile& file : plan_.files) {
       add(file.name);
       add(file.header);
@@ -232,7 +255,8 @@ class Planner {
       add(file.name);
       add(file.content);
     }
-    for (const AuxFile& file : plan_.copied_files) add(absl::StrCat(file.name, " ", file.size_bytes));
+    for (const AuxFile& file : plan_.copied_files)
+      add(absl::StrCat(file.name, " ", file.size_bytes));
     return digest.HexDigest();
   }
 
@@ -247,7 +271,8 @@ class Planner {
 
 }  // namespace
 
-absl::StatusOr<Plan> MakePlan(const JobSpec& spec, const ModelSource& source, const Exporter& exporter, const PlanOptions& options) {
+absl::StatusOr<Plan> MakePlan(const JobSpec& spec, const ModelSource& source,
+                              const Exporter& exporter, const PlanOptions& options) {
   return Planner(spec, source, exporter, options).Run();
 }
 

@@ -14,7 +14,8 @@ constexpr size_t kLengthBytes = 8;  // the header's length, little-endian
 std::string WithLength(std::string json) {
   json.append((8 - json.size() % 8) % 8, ' ');
   std::string header(kLengthBytes, '\0');
-  for (size_t i = 0; i < kLengthBytes; ++i) header[i] = static_cast<char>(json.size() >> (8 * i) & 0xff);
+  for (size_t i = 0; i < kLengthBytes; ++i)
+    header[i] = static_cast<char>(json.size() >> (8 * i) & 0xff);
   return header + json;
 }
 
@@ -23,7 +24,9 @@ std::string WithLength(std::string json) {
 PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges) {
   std::vector<OutputRange*> sorted = ranges;
   std::sort(sorted.begin(), sorted.end(), [](const OutputRange* a, const OutputRange* b) {
-    const auto key = [](const OutputRange& r) { return std::make_tuple(-DtypeBits(r.tensor.dtype).value_or(8), r.tensor.name); };
+    const auto key = [](const OutputRange& r) {
+      return std::make_tuple(-DtypeBits(r.tensor.dtype).value_or(8), r.tensor.name);
+    };
     return key(*a) < key(*b);
   });
   nlohmann::ordered_json header;
@@ -31,8 +34,9 @@ PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& 
   uint64_t at = 0;
   for (OutputRange* range : sorted) {
     range->offset = at;
-    header[range->tensor.name] = {
-        {"dtype", range->tensor.dtype}, {"shape", range->tensor.shape}, {"data_offsets", {at, at + range->tensor.size_bytes}}};
+    header[range->tensor.name] = {{"dtype", range->tensor.dtype},
+                                  {"shape", range->tensor.shape},
+                                  {"data_offsets", {at, at + range->tensor.size_bytes}}};
     at += range->tensor.size_bytes;
   }
   PlannedFile file{std::move(file_name), 0, WithLength(header.dump())};

@@ -10,8 +10,9 @@
 
 namespace sinq {
 
-// Sets the offsets of `ranges` (all of one file) in place: largest dtype first, then by name, without gaps, so that every tensor
-// is aligned to its own dtype. Returns the file's header and total size.
+// Sets the offsets of `ranges` (all of one file) in place: largest dtype first, then by name,
+// without gaps, so that every tensor is aligned to its own dtype. Returns the file's header and
+// total size.
 PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges);
 
 }  // namespace sinq

@@ -24,7 +24,8 @@ std::optional<std::string> StringField(const json& object, const char* key) {
 // "dtype" (newer) or "torch_dtype", here or in the text part of a multi-modal config.
 std::optional<std::string> DtypeOf(const json& config) {
   for (const char* key : {"dtype", "torch_dtype"}) {
-    if (auto dtype = StringField(config, key)) return std::string(absl::StripPrefix(*dtype, "torch."));
+    if (auto dtype = StringField(config, key))
+      return std::string(absl::StripPrefix(*dtype, "torch."));
   }
   const auto text = config.find("text_config");
   return text != config.end() && text->is_object() ? DtypeOf(*text) : std::nullopt;
@@ -41,8 +42,9 @@ std::string DtypeOfTensors(const ModelSource& source) {
 }
 
 absl::Status AlreadyQuantized(absl::string_view what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
-                   absl::StrCat("The source is already quantized (", what, "); give the original checkpoint."));
+  return MakeError(
+      absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
+      absl::StrCat("The source is already quantized (", what, "); give the original checkpoint."));
 }
 
 absl::Status CheckQuantization(const json& config) {
@@ -54,14 +56,17 @@ absl::Status CheckQuantization(const json& config) {
   }
   const std::string method = StringField(*section, "quant_method").value_or("unnamed method");
   const auto block = section->find("weight_block_size");
-  if (method == "fp8" && block != section->end() && *block == json::array({128, 128})) return absl::OkStatus();
+  if (method == "fp8" && block != section->end() && *block == json::array({128, 128}))
+    return absl::OkStatus();
   return AlreadyQuantized(absl::StrCat("quantization_config.quant_method ", method));
 }
 
 absl::Status CheckTensorNames(const ModelSource& source) {
   for (const SourceTensor& tensor : source.tensors()) {
-    for (const char* suffix : {".W_q", ".qweight", ".weight_packed", ".weight_quant_state", ".SCB"}) {
-      if (absl::EndsWith(tensor.name, suffix)) return AlreadyQuantized(absl::StrCat("it has a tensor ", tensor.name));
+    for (const char* suffix :
+         {".W_q", ".qweight", ".weight_packed", ".weight_quant_state", ".SCB"}) {
+      if (absl::EndsWith(tensor.name, suffix))
+        return AlreadyQuantized(absl::StrCat("it has a tensor ", tensor.name));
     }
   }
   return absl::OkStatus();
@@ -73,10 +78,12 @@ absl::StatusOr<SourceModel> ReadSourceModel(const ModelSource& source) {
   if (absl::Status status = CheckTensorNames(source); !status.ok()) return status;
   SourceModel model{DtypeOfTensors(source)};
   if (!source.config_json().has_value()) return model;
-  const absl::StatusOr<json> config = ParseStrictJsonTree(*source.config_json(), kMaxJsonDepth, "config.json");
+  const absl::StatusOr<json> config =
+      ParseStrictJsonTree(*source.config_json(), kMaxJsonDepth, "config.json");
   if (!config.ok()) return config.status();
   if (!config->is_object()) {
-    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kMalformedSource, "config.json is not a JSON object.");
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kMalformedSource,
+                     "config.json is not a JSON object.");
   }
   if (absl::Status status = CheckQuantization(*config); !status.ok()) return status;
   const std::optional<std::string> dtype = DtypeOf(*config);

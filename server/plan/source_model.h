@@ -13,8 +13,8 @@ struct SourceModel {
   std::string compute_dtype;  // "bfloat16", "float16", "float32"
 };
 
-// InvalidArgument/kMalformedSource for a config.json that cannot be right, kUnsupportedSource for a checkpoint that is already
-// quantized (block-wise FP8 is welcome).
+// InvalidArgument/kMalformedSource for a config.json that cannot be right, kUnsupportedSource for a
+// checkpoint that is already quantized (block-wise FP8 is welcome).
 absl::StatusOr<SourceModel> ReadSourceModel(const ModelSource& source);
 
 }  // namespace sinq

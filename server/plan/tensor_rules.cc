@@ -11,7 +11,7 @@ namespace sinq {
 namespace {
 
 struct NameRule {
-  const char* part;    // a whole dotted component, or several
+  const char* part;  // a whole dotted component, or several
   const char* reason;
 };
 
@@ -54,8 +54,8 @@ bool HasComponent(absl::string_view name, absl::string_view part) {
 }
 
 bool IsNorm(absl::string_view name) {
-  return absl::EndsWith(name, "norm.weight") || absl::StrContains(name, "layernorm") || absl::StrContains(name, "layer_norm") ||
-         absl::StrContains(name, "LayerNorm");
+  return absl::EndsWith(name, "norm.weight") || absl::StrContains(name, "layernorm") ||
+         absl::StrContains(name, "layer_norm") || absl::StrContains(name, "LayerNorm");
 }
 
 bool IsWeightDtype(absl::string_view dtype) {
@@ -66,7 +66,8 @@ std::optional<std::string> ReasonByShape(const SourceTensor& tensor) {
   if (tensor.shape.size() == 1) return "vector: norm, bias or buffer";
   if (tensor.shape.size() == 3) return "3-D tensor: fused experts have no place in this format";
   if (tensor.shape.size() != 2) return "not a matrix";
-  if (!IsWeightDtype(tensor.dtype)) return absl::StrCat("dtype ", tensor.dtype, " is not a weight dtype (BF16, F16, F32, F8_E4M3)");
+  if (!IsWeightDtype(tensor.dtype))
+    return absl::StrCat("dtype ", tensor.dtype, " is not a weight dtype (BF16, F16, F32, F8_E4M3)");
   if (tensor.shape[0] == 0 || tensor.shape[1] == 0) return "empty";
   if (tensor.shape[0] == 1) return "one row: too few values to balance";
   return std::nullopt;
@@ -80,18 +81,22 @@ std::optional<std::string> ReasonToCopy(const SourceTensor& tensor, bool bare_fi
     if (HasComponent(tensor.name, rule.part)) return std::string(rule.reason);
   }
   if (IsNorm(tensor.name)) return "norm";
-  if (!bare_file && !absl::EndsWith(tensor.name, ".weight")) return "not the weight of a linear layer";
+  if (!bare_file && !absl::EndsWith(tensor.name, ".weight"))
+    return "not the weight of a linear layer";
   return std::nullopt;
 }
 
 absl::StatusOr<NameFilter> NameFilter::Make(const JobSpec& spec) {
   NameFilter filter;
-  if (absl::Status status = Compile(spec.include, "recipe.include", filter.include_); !status.ok()) return status;
-  if (absl::Status status = Compile(spec.exclude, "recipe.exclude", filter.exclude_); !status.ok()) return status;
+  if (absl::Status status = Compile(spec.include, "recipe.include", filter.include_); !status.ok())
+    return status;
+  if (absl::Status status = Compile(spec.exclude, "recipe.exclude", filter.exclude_); !status.ok())
+    return status;
   return filter;
 }
 
-absl::Status NameFilter::Compile(const std::vector<std::string>& texts, const std::string& field, std::vector<Expression>& out) {
+absl::Status NameFilter::Compile(const std::vector<std::string>& texts, const std::string& field,
+                                 std::vector<Expression>& out) {
   for (const std::string& text : texts) {
     absl::StatusOr<std::regex> regex = CompileTensorRegex(text);
     if (!regex.ok()) return Annotate(regex.status(), field);
@@ -122,7 +127,8 @@ absl::Status NameFilter::CheckAllMatched() const {
     for (const Expression& expression : *expressions) {
       if (expression.matched) continue;
       return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                       absl::StrCat("\"", expression.text, "\" in ", expression.field, " matches no quantizable tensor; see the plan for names."),
+                       absl::StrCat("\"", expression.text, "\" in ", expression.field,
+                                    " matches no quantizable tensor; see the plan for names."),
                        {{"field", expression.field}});
     }
   }

@@ -1,4 +1,5 @@
-// Which tensors may be quantized, by name, dtype and shape (what engines and the authors' loader leave dense).
+// Which tensors may be quantized, by name, dtype and shape (what engines and the authors' loader
+// leave dense).
 #ifndef SINQ_SERVER_PLAN_TENSOR_RULES_H_
 #define SINQ_SERVER_PLAN_TENSOR_RULES_H_
 
@@ -13,8 +14,8 @@
 
 namespace sinq {
 
-// Why a tensor with this name, dtype and shape stays as it is; nothing if it may be quantized. `bare_file`: there is no
-// config.json, so names need not follow a model's conventions.
+// Why a tensor with this name, dtype and shape stays as it is; nothing if it may be quantized.
+// `bare_file`: there is no config.json, so names need not follow a model's conventions.
 std::optional<std::string> ReasonToCopy(const SourceTensor& tensor, bool bare_file);
 
 // The include and exclude expressions of a spec. Not thread-safe: it counts what matched.
@@ -22,7 +23,8 @@ class NameFilter {
  public:
   // InvalidArgument naming the expression that does not compile.
   static absl::StatusOr<NameFilter> Make(const JobSpec& spec);
-  // Why the filter leaves this tensor alone; nothing if it lets it through. Call for every quantizable tensor.
+  // Why the filter leaves this tensor alone; nothing if it lets it through. Call for every
+  // quantizable tensor.
   std::optional<std::string> ReasonToCopy(const std::string& name);
   // InvalidArgument naming an expression that matched no quantizable tensor.
   absl::Status CheckAllMatched() const;
@@ -34,7 +36,8 @@ class NameFilter {
     std::regex regex;
     bool matched = false;
   };
-  static absl::Status Compile(const std::vector<std::string>& texts, const std::string& field, std::vector<Expression>& out);
+  static absl::Status Compile(const std::vector<std::string>& texts, const std::string& field,
+                              std::vector<Expression>& out);
   std::vector<Expression> include_, exclude_;
 };
 

@@ -13,15 +13,18 @@
 namespace sinq {
 
 absl::Status CheckRequestId(absl::string_view request_id) {
-  const bool plain = std::all_of(request_id.begin(), request_id.end(),
-                                 [](char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-'; });
+  const bool plain = std::all_of(request_id.begin(), request_id.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
+  });
   if (plain && request_id.size() <= kMaxRequestIdBytes) return absl::OkStatus();
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("request_id must be at most ", kMaxRequestIdBytes, " letters, digits, \".\", \"_\" or \"-\"."),
+                   absl::StrCat("request_id must be at most ", kMaxRequestIdBytes,
+                                " letters, digits, \".\", \"_\" or \"-\"."),
                    {{"field", "request_id"}, {"limit", absl::StrCat(kMaxRequestIdBytes)}});
 }
 
-absl::StatusOr<Plan> PlanFor(const ServiceContext& context, const JobSpec& spec, bool needs_output) {
+absl::StatusOr<Plan> PlanFor(const ServiceContext& context, const JobSpec& spec,
+                             bool needs_output) {
   if (absl::Status status = ValidateJobSpec(spec, needs_output); !status.ok()) return status;
   if (!spec.output_uri.empty()) {
     const absl::StatusOr<ResolvedPath> output = context.files.Resolve(spec.output_uri);

@@ -9,12 +9,15 @@
 namespace sinq {
 namespace {
 
-absl::StatusOr<std::unique_ptr<Directory>> OutputOf(const ServiceContext& context, const std::string& job_id) {
+absl::StatusOr<std::unique_ptr<Directory>> OutputOf(const ServiceContext& context,
+                                                    const std::string& job_id) {
   const absl::StatusOr<Job> job = context.store.Get(job_id);
   if (!job.ok()) return job.status();
   if (job->state != JobState::kSucceeded) {
     return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kArtifactNotFound,
-                     absl::StrCat("Job ", job_id, " is ", JobStateName(job->state), "; only a SUCCEEDED job has files."), {{"job_id", job_id}});
+                     absl::StrCat("Job ", job_id, " is ", JobStateName(job->state),
+                                  "; only a SUCCEEDED job has files."),
+                     {{"job_id", job_id}});
   }
   const absl::StatusOr<ResolvedPath> path = context.files.Resolve(job->spec.output_uri);
   if (!path.ok()) return path.status();
@@ -26,9 +29,11 @@ absl::StatusOr<std::string> ReadManifest(const Directory& directory) {
   if (!file.ok()) return file.status();
   const absl::StatusOr<uint64_t> size = (*file)->Size();
   if (!size.ok()) return size.status();
-  if (*size > kMaxIndexJsonBytes) return absl::DataLossError("the manifest is too large to be one of ours");
+  if (*size > kMaxIndexJsonBytes)
+    return absl::DataLossError("the manifest is too large to be one of ours");
   std::string text(static_cast<size_t>(*size), '\0');
-  const absl::Status status = (*file)->ReadAt(0, {reinterpret_cast<std::byte*>(text.data()), text.size()});
+  const absl::Status status =
+      (*file)->ReadAt(0, {reinterpret_cast<std::byte*>(text.data()), text.size()});
   if (!status.ok()) return status;
   return text;
 }
@@ -39,7 +44,8 @@ std::vector<ArtifactInfo> FilesOf(const std::string& manifest) {
   if (!json.is_object() || !json.contains("files") || !json["files"].is_array()) return files;
   for (const auto& file : json["files"]) {
     if (!file.is_object()) continue;
-    const auto name = file.find("name"), size = file.find("size_bytes"), sha256 = file.find("sha256");
+    const auto name = file.find("name"), size = file.find("size_bytes"),
+               sha256 = file.find("sha256");
     if (name == file.end() || size == file.end() || sha256 == file.end()) continue;
     if (!name->is_string() || !size->is_number_unsigned() || !sha256->is_string()) continue;
     files.push_back({name->get<std::string>(), size->get<uint64_t>(), sha256->get<std::string>()});
@@ -50,7 +56,8 @@ std::vector<ArtifactInfo> FilesOf(const std::string& manifest) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<ArtifactInfo>> ListArtifactsOf(const ServiceContext& context, const std::string& job_id) {
+absl::StatusOr<std::vector<ArtifactInfo>> ListArtifactsOf(const ServiceContext& context,
+                                                          const std::string& job_id) {
   const absl::StatusOr<std::unique_ptr<Directory>> directory = OutputOf(context, job_id);
   if (!directory.ok()) return directory.status();
   const absl::StatusOr<std::string> manifest = ReadManifest(**directory);
@@ -58,7 +65,9 @@ absl::StatusOr<std::vector<ArtifactInfo>> ListArtifactsOf(const ServiceContext& 
   return FilesOf(*manifest);
 }
 
-absl::StatusOr<std::unique_ptr<File>> OpenArtifact(const ServiceContext& context, const std::string& job_id, const std::string& file) {
+absl::StatusOr<std::unique_ptr<File>> OpenArtifact(const ServiceContext& context,
+                                                   const std::string& job_id,
+                                                   const std::string& file) {
   const absl::StatusOr<std::vector<ArtifactInfo>> files = ListArtifactsOf(context, job_id);
   if (!files.ok()) return files.status();
   for (const ArtifactInfo& info : *files) {
@@ -67,8 +76,10 @@ absl::StatusOr<std::unique_ptr<File>> OpenArtifact(const ServiceContext& context
     if (!directory.ok()) return directory.status();
     return (*directory)->OpenForRead(file);
   }
-  return MakeError(absl::StatusCode::kNotFound, Reason::kArtifactNotFound,
-                   absl::StrCat("Job ", job_id, " has no such file; ListArtifacts names those it has."), {{"field", "file"}});
+  return MakeError(
+      absl::StatusCode::kNotFound, Reason::kArtifactNotFound,
+      absl::StrCat("Job ", job_id, " has no such file; ListArtifacts names those it has."),
+      {{"field", "file"}});
 }
 
 }  // namespace sinq

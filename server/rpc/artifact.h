@@ -18,9 +18,12 @@ struct ArtifactInfo {
 };
 
 // NotFound/kJobNotFound, or FailedPrecondition while the job has no output.
-absl::StatusOr<std::vector<ArtifactInfo>> ListArtifactsOf(const ServiceContext& context, const std::string& job_id);
+absl::StatusOr<std::vector<ArtifactInfo>> ListArtifactsOf(const ServiceContext& context,
+                                                          const std::string& job_id);
 // NotFound/kArtifactNotFound for a name that the manifest does not list.
-absl::StatusOr<std::unique_ptr<File>> OpenArtifact(const ServiceContext& context, const std::string& job_id, const std::string& file);
+absl::StatusOr<std::unique_ptr<File>> OpenArtifact(const ServiceContext& context,
+                                                   const std::string& job_id,
+                                                   const std::string& file);
 
 }  // namespace sinq
 

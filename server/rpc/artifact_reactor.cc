@@ -9,8 +9,12 @@
 
 namespace sinq {
 
-ArtifactReactor::ArtifactReactor(ServiceContext& context, const sinq::v1::ReadArtifactRequest& request)
-    : context_(context), job_id_(request.job_id()), file_name_(request.file()), limit_bytes_(request.limit_bytes()),
+ArtifactReactor::ArtifactReactor(ServiceContext& context,
+                                 const sinq::v1::ReadArtifactRequest& request)
+    : context_(context),
+      job_id_(request.job_id()),
+      file_name_(request.file()),
+      limit_bytes_(request.limit_bytes()),
       at_(static_cast<uint64_t>(request.offset_bytes())) {
   context_.handlers.Run([this] { Open(); });
 }
@@ -30,7 +34,8 @@ absl::Status ArtifactReactor::OpenFile() {
   size_bytes_ = end_ = *size;
   if (at_ > size_bytes_ || limit_bytes_ < 0) {  // a negative offset became a huge one
     return MakeError(absl::StatusCode::kOutOfRange, Reason::kInvalidArgument,
-                     absl::StrCat("offset_bytes must be between 0 and the file's ", size_bytes_, " bytes, limit_bytes not negative."),
+                     absl::StrCat("offset_bytes must be between 0 and the file's ", size_bytes_,
+                                  " bytes, limit_bytes not negative."),
                      {{"field", "offset_bytes"}, {"limit", absl::StrCat(size_bytes_)}});
   }
   if (limit_bytes_ > 0) end_ = std::min(size_bytes_, at_ + static_cast<uint64_t>(limit_bytes_));
@@ -41,7 +46,8 @@ void ArtifactReactor::SendNext() {
   if (at_ >= end_) return End(absl::OkStatus());
   std::string* chunk = response_.mutable_chunk();
   chunk->resize(static_cast<size_t>(std::min(kChunkBytes, end_ - at_)));
-  const absl::Status status = file_->ReadAt(at_, {reinterpret_cast<std::byte*>(chunk->data()), chunk->size()});
+  const absl::Status status =
+      file_->ReadAt(at_, {reinterpret_cast<std::byte*>(chunk->data()), chunk->size()});
   if (!status.ok()) return End(status);
   response_.set_offset_bytes(static_cast<int64_t>(at_));
   response_.set_file_size_bytes(static_cast<int64_t>(size_bytes_));

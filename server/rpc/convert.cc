@@ -16,23 +16,34 @@ std::string OrDefault(const Text& value, const std::string& fallback) {
 
 sinq::v1::JobState ToProto(JobState state) {
   switch (state) {
-    case JobState::kQueued: return sinq::v1::JOB_STATE_QUEUED;
-    case JobState::kRunning: return sinq::v1::JOB_STATE_RUNNING;
-    case JobState::kSucceeded: return sinq::v1::JOB_STATE_SUCCEEDED;
-    case JobState::kFailed: return sinq::v1::JOB_STATE_FAILED;
-    case JobState::kCancelled: return sinq::v1::JOB_STATE_CANCELLED;
-    case JobState::kExpired: return sinq::v1::JOB_STATE_EXPIRED;
+    case JobState::kQueued:
+      return sinq::v1::JOB_STATE_QUEUED;
+    case JobState::kRunning:
+      return sinq::v1::JOB_STATE_RUNNING;
+    case JobState::kSucceeded:
+      return sinq::v1::JOB_STATE_SUCCEEDED;
+    case JobState::kFailed:
+      return sinq::v1::JOB_STATE_FAILED;
+    case JobState::kCancelled:
+      return sinq::v1::JOB_STATE_CANCELLED;
+    case JobState::kExpired:
+      return sinq::v1::JOB_STATE_EXPIRED;
   }
   return sinq::v1::JOB_STATE_UNSPECIFIED;
 }
 
 sinq::v1::JobStage ToProto(JobStage stage) {
   switch (stage) {
-    case JobStage::kNone: return sinq::v1::JOB_STAGE_UNSPECIFIED;
-    case JobStage::kPlan: return sinq::v1::JOB_STAGE_PLAN;
-    case JobStage::kQuantize: return sinq::v1::JOB_STAGE_QUANTIZE;
-    case JobStage::kCommit: return sinq::v1::JOB_STAGE_COMMIT;
-    case JobStage::kDone: return sinq::v1::JOB_STAGE_DONE;
+    case JobStage::kNone:
+      return sinq::v1::JOB_STAGE_UNSPECIFIED;
+    case JobStage::kPlan:
+      return sinq::v1::JOB_STAGE_PLAN;
+    case JobStage::kQuantize:
+      return sinq::v1::JOB_STAGE_QUANTIZE;
+    case JobStage::kCommit:
+      return sinq::v1::JOB_STAGE_COMMIT;
+    case JobStage::kDone:
+      return sinq::v1::JOB_STAGE_DONE;
   }
   return sinq::v1::JOB_STAGE_UNSPECIFIED;
 }
@@ -57,16 +68,22 @@ void FillTime(absl::Time time, google::protobuf::Timestamp* out) {
   const absl::Duration since_epoch = time - absl::UnixEpoch();
   const int64_t seconds = absl::ToUnixSeconds(time);
   out->set_seconds(seconds);
-  out->set_nanos(static_cast<int32_t>((since_epoch - absl::Seconds(seconds)) / absl::Nanoseconds(1)));
+  out->set_nanos(
+      static_cast<int32_t>((since_epoch - absl::Seconds(seconds)) / absl::Nanoseconds(1)));
 }
 
-bool IsSet(absl::Time time) { return time != absl::InfinitePast() && time != absl::InfiniteFuture(); }
+bool IsSet(absl::Time time) {
+  return time != absl::InfinitePast() && time != absl::InfiniteFuture();
+}
 
 sinq::v1::TensorAction ToProto(TensorAction action) {
   switch (action) {
-    case TensorAction::kQuantize: return sinq::v1::TENSOR_ACTION_QUANTIZE;
-    case TensorAction::kCopy: return sinq::v1::TENSOR_ACTION_COPY;
-    case TensorAction::kDrop: return sinq::v1::TENSOR_ACTION_DROP;
+    case TensorAction::kQuantize:
+      return sinq::v1::TENSOR_ACTION_QUANTIZE;
+    case TensorAction::kCopy:
+      return sinq::v1::TENSOR_ACTION_COPY;
+    case TensorAction::kDrop:
+      return sinq::v1::TENSOR_ACTION_DROP;
   }
   return sinq::v1::TENSOR_ACTION_UNSPECIFIED;
 }
@@ -85,7 +102,8 @@ void FillRecipe(const JobSpec& spec, sinq::v1::Recipe* out) {
 
 }  // namespace
 
-JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri, const sinq::v1::Recipe& recipe) {
+JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri,
+                  const sinq::v1::Recipe& recipe) {
   JobSpec spec;
   spec.source_uri = source_uri;
   spec.output_uri = output_uri;
@@ -103,7 +121,8 @@ JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri, 
 
 absl::StatusOr<kernels::QuantParams> ToQuantParams(const sinq::v1::Recipe& recipe) {
   const JobSpec spec = ToJobSpec("/stream", "", recipe);
-  if (absl::Status status = ValidateJobSpec(spec, /*needs_output=*/false); !status.ok()) return status;
+  if (absl::Status status = ValidateJobSpec(spec, /*needs_output=*/false); !status.ok())
+    return status;
   kernels::QuantParams params;
   kernels::ParseMethod(spec.method, &params.method);
   kernels::ParseProfile(spec.profile, &params.profile);
@@ -112,7 +131,8 @@ absl::StatusOr<kernels::QuantParams> ToQuantParams(const sinq::v1::Recipe& recip
   params.group_size = spec.group_size;
   params.symmetric = spec.symmetric;
   if (absl::Status status = kernels::Validate(params); !status.ok()) {
-    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument, absl::StrCat(status.message(), "."), {{"field", "recipe"}});
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                     absl::StrCat(status.message(), "."), {{"field", "recipe"}});
   }
   return params;
 }
@@ -129,8 +149,10 @@ absl::StatusOr<std::vector<JobState>> ParseListFilter(const std::string& filter)
   }
   if (known) return states;
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("filter must be \"state=\" and state names joined by \"|\", as in \"state=QUEUED|RUNNING\"; got \"",
-                                filter.substr(0, 100), "\"."), {{"field", "filter"}});
+                   absl::StrCat("filter must be \"state=\" and state names joined by \"|\", as in "
+                                "\"state=QUEUED|RUNNING\"; got \"",
+                                filter.substr(0, 100), "\"."),
+                   {{"field", "filter"}});
 }
 
 sinq::v1::Job ToProto(const Job& job) {

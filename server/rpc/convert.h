@@ -1,4 +1,5 @@
-// Messages to domain types and back. Total functions: what a client sends is only checked by the domain.
+// Messages to domain types and back. Total functions: what a client sends is only checked by the
+// domain.
 #ifndef SINQ_SERVER_RPC_CONVERT_H_
 #define SINQ_SERVER_RPC_CONVERT_H_
 
@@ -15,7 +16,8 @@
 namespace sinq {
 
 // Unset recipe fields take their defaults.
-JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri, const sinq::v1::Recipe& recipe);
+JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri,
+                  const sinq::v1::Recipe& recipe);
 // InvalidArgument for an unknown method, profile or aux, or a width that does not exist.
 absl::StatusOr<kernels::QuantParams> ToQuantParams(const sinq::v1::Recipe& recipe);
 // "state=QUEUED|RUNNING" -> states; InvalidArgument otherwise.

@@ -4,21 +4,22 @@
 
 namespace sinq {
 
-Executor::Executor(int threads) {
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Loop(); });
-}
-
 Executor::~Executor() {
+  std::vector<std::thread> threads;
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
+    threads.swap(threads_);
   }
-  for (std::thread& thread : threads_) thread.join();
+  for (std::thread& thread : threads) thread.join();
 }
 
 void Executor::Run(std::function<void()> task) {
   absl::MutexLock lock(&mutex_);
   tasks_.push_back(std::move(task));
+  if (tasks_.size() > idle_ && threads_.size() < max_threads_) {
+    threads_.emplace_back([this] { Loop(); });
+  }
 }
 
 void Executor::Loop() {
@@ -26,7 +27,9 @@ void Executor::Loop() {
     std::function<void()> task;
     {
       absl::MutexLock lock(&mutex_);
+      ++idle_;
       mutex_.Await(absl::Condition(this, &Executor::HasWork));
+      --idle_;
       if (tasks_.empty()) return;
       task = std::move(tasks_.front());
       tasks_.pop_front();

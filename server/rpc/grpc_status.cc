@@ -10,7 +10,8 @@ namespace {
 
 constexpr char kTypePrefix[] = "type.googleapis.com/google.rpc.";
 
-void AddDetail(sinq::v1::StatusDetail& detail, const char* type, const google::protobuf::Message& message) {
+void AddDetail(sinq::v1::StatusDetail& detail, const char* type,
+               const google::protobuf::Message& message) {
   google::protobuf::Any* any = detail.add_details();
   any->set_type_url(std::string(kTypePrefix) + type);
   any->set_value(message.SerializeAsString());
@@ -29,8 +30,9 @@ std::string Details(const absl::Status& status, const std::string& message) {
   if (details.retry_after.has_value()) {
     sinq::v1::RetryDelay retry;
     retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(*details.retry_after));
-    retry.mutable_retry_delay()->set_nanos(
-        static_cast<int32_t>((*details.retry_after - absl::Seconds(absl::ToInt64Seconds(*details.retry_after))) / absl::Nanoseconds(1)));
+    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(
+        (*details.retry_after - absl::Seconds(absl::ToInt64Seconds(*details.retry_after))) /
+        absl::Nanoseconds(1)));
     AddDetail(out, "RetryInfo", retry);
   }
   return out.SerializeAsString();
@@ -44,6 +46,8 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), message, Details(status, message)};
 }
 
-std::string GrpcCodeName(grpc::StatusCode code) { return absl::StatusCodeToString(static_cast<absl::StatusCode>(code)); }
+std::string GrpcCodeName(grpc::StatusCode code) {
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
+}
 
 }  // namespace sinq

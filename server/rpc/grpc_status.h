@@ -10,7 +10,8 @@
 
 namespace sinq {
 
-// Message bounded by kMaxErrorMessageBytes; ErrorInfo and, where a retry can help, RetryInfo as google.rpc.Status details.
+// Message bounded by kMaxErrorMessageBytes; ErrorInfo and, where a retry can help, RetryInfo as
+// google.rpc.Status details.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 // "OK", "NOT_FOUND", ...: the label of RPC metrics.
 std::string GrpcCodeName(grpc::StatusCode code);

@@ -15,20 +15,23 @@ namespace sinq {
 namespace {
 
 constexpr int kMaxPlanPage = 10'000;
-constexpr size_t kPlanPageBytes = kMaxMessageBytes / 2;  // room for the files and for one last large tensor
+constexpr size_t kPlanPageBytes =
+    kMaxMessageBytes / 2;  // room for the files and for one last large tensor
 
 absl::Status Draining() {
-  return MakeError(absl::StatusCode::kUnavailable, Reason::kDraining, "The server is shutting down and takes no new jobs.", {},
-                   absl::Seconds(5));
+  return MakeError(absl::StatusCode::kUnavailable, Reason::kDraining,
+                   "The server is shutting down and takes no new jobs.", {}, absl::Seconds(5));
 }
 
 void CountSubmission(ServiceContext& context, const JobSpec& spec, const char* outcome) {
   const bool known = spec.method == "sinq" || spec.method == "rtn";
-  context.metrics.Add("sinq_jobs_submitted_total", 1,
-                      {{"source", "file"}, {"method", known ? spec.method : "other"}, {"outcome", outcome}});
+  context.metrics.Add(
+      "sinq_jobs_submitted_total", 1,
+      {{"source", "file"}, {"method", known ? spec.method : "other"}, {"outcome", outcome}});
 }
 
-absl::Status Create(ServiceContext& context, const sinq::v1::CreateJobRequest& request, sinq::v1::CreateJobResponse* response) {
+absl::Status Create(ServiceContext& context, const sinq::v1::CreateJobRequest& request,
+                    sinq::v1::CreateJobResponse* response) {
   if (context.draining) return Draining();
   const JobSpec spec = ToJobSpec(request.source_uri(), request.output_uri(), request.recipe());
   absl::Status status = CheckRequestId(request.request_id());
@@ -37,14 +40,16 @@ absl::Status Create(ServiceContext& context, const sinq::v1::CreateJobRequest& r
     CountSubmission(context, spec, "rejected");
     return status;
   }
-  // A repetition is answered from the store: by now its output may exist, which a new job would be refused for.
+  // A repetition is answered from the store: by now its output may exist, which a new job would be
+  // refused for.
   const absl::StatusOr<Plan> plan = PlanFor(context, spec, /*needs_output=*/true);
   if (!plan.ok() && (request.request_id().empty() || !absl::IsAlreadyExists(plan.status()))) {
     CountSubmission(context, spec, "rejected");
     return plan.status();
   }
-  absl::StatusOr<CreateResult> result = plan.ok() ? context.store.Create(spec, request.request_id())
-                                                  : context.store.FindRequest(spec, request.request_id());
+  absl::StatusOr<CreateResult> result = plan.ok()
+                                            ? context.store.Create(spec, request.request_id())
+                                            : context.store.FindRequest(spec, request.request_id());
   if (!result.ok()) {
     CountSubmission(context, spec, "rejected");
     return plan.ok() || !absl::IsNotFound(result.status()) ? result.status() : plan.status();
@@ -58,14 +63,17 @@ absl::Status Create(ServiceContext& context, const sinq::v1::CreateJobRequest& r
 absl::StatusOr<size_t> PageStart(const std::string& token) {
   size_t start = 0;
   if (token.empty() || absl::SimpleAtoi(token, &start)) return start;
-  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument, "page_token is not one of this server's.",
-                   {{"field", "page_token"}});
+  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                   "page_token is not one of this server's.", {{"field", "page_token"}});
 }
 
-absl::Status FillPlan(const Plan& plan, const sinq::v1::PlanJobRequest& request, sinq::v1::PlanJobResponse* response) {
+absl::Status FillPlan(const Plan& plan, const sinq::v1::PlanJobRequest& request,
+                      sinq::v1::PlanJobResponse* response) {
   const absl::StatusOr<size_t> start = PageStart(request.page_token());
   if (!start.ok()) return start.status();
-  const size_t page = request.page_size() > 0 ? static_cast<size_t>(std::min(request.page_size(), kMaxPlanPage)) : kMaxPlanPage;
+  const size_t page = request.page_size() > 0
+                          ? static_cast<size_t>(std::min(request.page_size(), kMaxPlanPage))
+                          : kMaxPlanPage;
   size_t bytes = 0, i = *start;
   for (; i < plan.tensors.size() && i < *start + page && bytes < kPlanPageBytes; ++i) {
     *response->add_tensors() = ToProto(plan.tensors[i], plan);
@@ -74,7 +82,8 @@ absl::Status FillPlan(const Plan& plan, const sinq::v1::PlanJobRequest& request,
   if (i < plan.tensors.size()) response->set_next_page_token(absl::StrCat(i));
   for (size_t file = 0; *start == 0 && file < plan.files.size(); ++file) {
     response->add_files()->set_name(plan.files[file].name);
-    response->mutable_files(static_cast<int>(file))->set_size_bytes(static_cast<int64_t>(plan.files[file].size_bytes));
+    response->mutable_files(static_cast<int>(file))
+        ->set_size_bytes(static_cast<int64_t>(plan.files[file].size_bytes));
   }
   response->set_source_bytes(static_cast<int64_t>(plan.source_bytes));
   response->set_output_bytes(static_cast<int64_t>(plan.output_bytes));
@@ -86,11 +95,13 @@ absl::Status FillPlan(const Plan& plan, const sinq::v1::PlanJobRequest& request,
   return absl::OkStatus();
 }
 
-absl::Status List(ServiceContext& context, const sinq::v1::ListJobsRequest& request, sinq::v1::ListJobsResponse* response) {
+absl::Status List(ServiceContext& context, const sinq::v1::ListJobsRequest& request,
+                  sinq::v1::ListJobsResponse* response) {
   absl::StatusOr<std::vector<JobState>> states = ParseListFilter(request.filter());
   if (!states.ok()) return states.status();
   if (request.page_size() < 0) {
-    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument, "page_size must not be negative.", {{"field", "page_size"}});
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                     "page_size must not be negative.", {{"field", "page_size"}});
   }
   ListQuery query{*std::move(states), 100, request.page_token()};
   if (request.page_size() > 0) query.page_size = std::min(request.page_size(), kMaxPageSize);
@@ -127,12 +138,15 @@ void FillCapabilities(const ServiceContext& context, sinq::v1::GetCapabilitiesRe
 
 }  // namespace
 
-grpc::ServerUnaryReactor* QuantizationServiceImpl::CreateJob(grpc::CallbackServerContext* call, const sinq::v1::CreateJobRequest* request,
-                                                             sinq::v1::CreateJobResponse* response) {
-  return RunUnary(context_, call, "CreateJob", [this, request, response] { return Create(context_, *request, response); });
+grpc::ServerUnaryReactor* QuantizationServiceImpl::CreateJob(
+    grpc::CallbackServerContext* call, const sinq::v1::CreateJobRequest* request,
+    sinq::v1::CreateJobResponse* response) {
+  return RunUnary(context_, call, "CreateJob",
+                  [this, request, response] { return Create(context_, *request, response); });
 }
 
-grpc::ServerUnaryReactor* QuantizationServiceImpl::GetJob(grpc::CallbackServerContext* call, const sinq::v1::GetJobRequest* request,
+grpc::ServerUnaryReactor* QuantizationServiceImpl::GetJob(grpc::CallbackServerContext* call,
+                                                          const sinq::v1::GetJobRequest* request,
                                                           sinq::v1::GetJobResponse* response) {
   return RunUnary(context_, call, "GetJob", [this, request, response]() -> absl::Status {
     const absl::StatusOr<Job> job = context_.store.Get(request->job_id());
@@ -141,18 +155,21 @@ grpc::ServerUnaryReactor* QuantizationServiceImpl::GetJob(grpc::CallbackServerCo
   });
 }
 
-grpc::ServerUnaryReactor* QuantizationServiceImpl::ListJobs(grpc::CallbackServerContext* call, const sinq::v1::ListJobsRequest* request,
-                                                            sinq::v1::ListJobsResponse* response) {
-  return RunUnary(context_, call, "ListJobs", [this, request, response] { return List(context_, *request, response); });
+grpc::ServerUnaryReactor* QuantizationServiceImpl::ListJobs(
+    grpc::CallbackServerContext* call, const sinq::v1::ListJobsRequest* request,
+    sinq::v1::ListJobsResponse* response) {
+  return RunUnary(context_, call, "ListJobs",
+                  [this, request, response] { return List(context_, *request, response); });
 }
 
-grpc::ServerWriteReactor<sinq::v1::WatchJobResponse>* QuantizationServiceImpl::WatchJob(grpc::CallbackServerContext*,
-                                                                                       const sinq::v1::WatchJobRequest* request) {
-  return new WatchReactor(context_, *request);
+grpc::ServerWriteReactor<sinq::v1::WatchJobResponse>* QuantizationServiceImpl::WatchJob(
+    grpc::CallbackServerContext*, const sinq::v1::WatchJobRequest* request) {
+  return WatchReactor::Start(context_, *request);
 }
 
-grpc::ServerUnaryReactor* QuantizationServiceImpl::CancelJob(grpc::CallbackServerContext* call, const sinq::v1::CancelJobRequest* request,
-                                                             sinq::v1::CancelJobResponse* response) {
+grpc::ServerUnaryReactor* QuantizationServiceImpl::CancelJob(
+    grpc::CallbackServerContext* call, const sinq::v1::CancelJobRequest* request,
+    sinq::v1::CancelJobResponse* response) {
   return RunUnary(context_, call, "CancelJob", [this, request, response]() -> absl::Status {
     const absl::StatusOr<Job> job = context_.store.RequestCancel(request->job_id());
     if (!job.ok()) return job.status();
@@ -162,12 +179,15 @@ grpc::ServerUnaryReactor* QuantizationServiceImpl::CancelJob(grpc::CallbackServe
   });
 }
 
-grpc::ServerUnaryReactor* QuantizationServiceImpl::DeleteJob(grpc::CallbackServerContext* call, const sinq::v1::DeleteJobRequest* request,
-                                                             sinq::v1::DeleteJobResponse*) {
-  return RunUnary(context_, call, "DeleteJob", [this, request] { return context_.store.Delete(request->job_id()); });
+grpc::ServerUnaryReactor* QuantizationServiceImpl::DeleteJob(
+    grpc::CallbackServerContext* call, const sinq::v1::DeleteJobRequest* request,
+    sinq::v1::DeleteJobResponse*) {
+  return RunUnary(context_, call, "DeleteJob",
+                  [this, request] { return context_.store.Delete(request->job_id()); });
 }
 
-grpc::ServerUnaryReactor* QuantizationServiceImpl::PlanJob(grpc::CallbackServerContext* call, const sinq::v1::PlanJobRequest* request,
+grpc::ServerUnaryReactor* QuantizationServiceImpl::PlanJob(grpc::CallbackServerContext* call,
+                                                           const sinq::v1::PlanJobRequest* request,
                                                            sinq::v1::PlanJobResponse* response) {
   return RunUnary(context_, call, "PlanJob", [this, request, response]() -> absl::Status {
     const JobSpec spec = ToJobSpec(request->source_uri(), request->output_uri(), request->recipe());
@@ -176,9 +196,9 @@ grpc::ServerUnaryReactor* QuantizationServiceImpl::PlanJob(grpc::CallbackServerC
   });
 }
 
-grpc::ServerUnaryReactor* QuantizationServiceImpl::GetCapabilities(grpc::CallbackServerContext* call,
-                                                                   const sinq::v1::GetCapabilitiesRequest*,
-                                                                   sinq::v1::GetCapabilitiesResponse* response) {
+grpc::ServerUnaryReactor* QuantizationServiceImpl::GetCapabilities(
+    grpc::CallbackServerContext* call, const sinq::v1::GetCapabilitiesRequest*,
+    sinq::v1::GetCapabilitiesResponse* response) {
   return RunUnary(context_, call, "GetCapabilities", [this, response] {
     FillCapabilities(context_, response);
     return absl::OkStatus();

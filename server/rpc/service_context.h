@@ -22,8 +22,9 @@ struct ServiceContext {
   const kernels::Backend& backend;
   MemoryBudget& budget;
   Metrics& metrics;
-  Executor& handlers;   // unary calls and stream steps that touch the disk
-  Executor& compute;    // quantization of streamed tensors
+  Executor& handlers;       // unary calls and stream steps that wait for disk or memory
+  Executor& compute;        // quantization of streamed tensors
+  Executor& watchers_pool;  // one task for each WatchJob call while it lasts
   int workers = 1;
   std::string version;
   std::atomic<bool> draining = false;

@@ -11,11 +11,12 @@ class TensorServiceImpl final : public sinq::v1::TensorService::CallbackService 
  public:
   explicit TensorServiceImpl(ServiceContext& context) : context_(context) {}
 
-  grpc::ServerBidiReactor<sinq::v1::QuantizeTensorsRequest, sinq::v1::QuantizeTensorsResponse>* QuantizeTensors(
-      grpc::CallbackServerContext* call) override;
-  grpc::ServerWriteReactor<sinq::v1::ReadArtifactResponse>* ReadArtifact(grpc::CallbackServerContext* call,
-                                                                        const sinq::v1::ReadArtifactRequest* request) override;
-  grpc::ServerUnaryReactor* ListArtifacts(grpc::CallbackServerContext* call, const sinq::v1::ListArtifactsRequest* request,
+  grpc::ServerBidiReactor<sinq::v1::QuantizeTensorsRequest, sinq::v1::QuantizeTensorsResponse>*
+  QuantizeTensors(grpc::CallbackServerContext* call) override;
+  grpc::ServerWriteReactor<sinq::v1::ReadArtifactResponse>* ReadArtifact(
+      grpc::CallbackServerContext* call, const sinq::v1::ReadArtifactRequest* request) override;
+  grpc::ServerUnaryReactor* ListArtifacts(grpc::CallbackServerContext* call,
+                                          const sinq::v1::ListArtifactsRequest* request,
                                           sinq::v1::ListArtifactsResponse* response) override;
 
  private:

@@ -11,7 +11,8 @@
 namespace sinq {
 namespace {
 
-constexpr uint64_t kMaxTensorBytes = uint64_t{1} << 40;  // far above any weight; keeps every size product in range
+constexpr uint64_t kMaxTensorBytes =
+    uint64_t{1} << 40;  // far above any weight; keeps every size product in range
 constexpr int64_t kFp8Block = 128;
 
 uint64_t Aligned(uint64_t bytes) {
@@ -19,9 +20,11 @@ uint64_t Aligned(uint64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-absl::Status BadHeader(const std::string& tensor, const std::string& field, const std::string& what) {
+absl::Status BadHeader(const std::string& tensor, const std::string& field,
+                       const std::string& what) {
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("Tensor \"", tensor.substr(0, 200), "\": ", what), {{"tensor", tensor.substr(0, 200)}, {"field", field}});
+                   absl::StrCat("Tensor \"", tensor.substr(0, 200), "\": ", what),
+                   {{"tensor", tensor.substr(0, 200)}, {"field", field}});
 }
 
 struct DtypeInfo {
@@ -35,7 +38,8 @@ constexpr DtypeInfo kDtypes[] = {{"BF16", kernels::WeightDtype::kBf16, "bfloat16
                                  {"F8_E4M3", kernels::WeightDtype::kF8E4M3, "bfloat16"}};
 
 const DtypeInfo* FindDtype(const std::string& name) {
-  const auto* found = std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const DtypeInfo& info) { return name == info.name; });
+  const auto* found = std::find_if(std::begin(kDtypes), std::end(kDtypes),
+                                   [&](const DtypeInfo& info) { return name == info.name; });
   return found == std::end(kDtypes) ? nullptr : found;
 }
 
@@ -44,34 +48,48 @@ absl::Status CheckShape(const sinq::v1::TensorHeader& header, uint64_t element_b
   if (header.shape_size() != 2 || header.shape(0) < 1 || header.shape(1) < 1) {
     return BadHeader(name, "shape", "shape must be [out_features, in_features], both at least 1.");
   }
-  const uint64_t rows = static_cast<uint64_t>(header.shape(0)), cols = static_cast<uint64_t>(header.shape(1));
+  const uint64_t rows = static_cast<uint64_t>(header.shape(0)),
+                 cols = static_cast<uint64_t>(header.shape(1));
   if (rows > kMaxTensorBytes || cols > kMaxTensorBytes / element_bytes / rows) {
-    return BadHeader(name, "shape", absl::StrCat("the tensor is larger than ", kMaxTensorBytes, " bytes."));
+    return BadHeader(name, "shape",
+                     absl::StrCat("the tensor is larger than ", kMaxTensorBytes, " bytes."));
   }
-  if (header.size_bytes() < 0 || static_cast<uint64_t>(header.size_bytes()) != rows * cols * element_bytes) {
-    return BadHeader(name, "size_bytes", absl::StrCat("size_bytes is ", header.size_bytes(), ", shape and dtype make ",
-                                                      rows * cols * element_bytes, "."));
+  if (header.size_bytes() < 0 ||
+      static_cast<uint64_t>(header.size_bytes()) != rows * cols * element_bytes) {
+    return BadHeader(name, "size_bytes",
+                     absl::StrCat("size_bytes is ", header.size_bytes(), ", shape and dtype make ",
+                                  rows * cols * element_bytes, "."));
   }
-  const int64_t blocks = (header.shape(0) + kFp8Block - 1) / kFp8Block * ((header.shape(1) + kFp8Block - 1) / kFp8Block);
-  if (header.block_scales_size() != 0 && (header.dtype() != "F8_E4M3" || header.block_scales_size() != blocks)) {
-    return BadHeader(name, "block_scales", absl::StrCat("block_scales are for F8_E4M3 only, one for each of ", blocks, " blocks."));
+  const int64_t blocks = (header.shape(0) + kFp8Block - 1) / kFp8Block *
+                         ((header.shape(1) + kFp8Block - 1) / kFp8Block);
+  if (header.block_scales_size() != 0 &&
+      (header.dtype() != "F8_E4M3" || header.block_scales_size() != blocks)) {
+    return BadHeader(
+        name, "block_scales",
+        absl::StrCat("block_scales are for F8_E4M3 only, one for each of ", blocks, " blocks."));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<StreamedTensor> StreamedTensor::Make(const sinq::v1::TensorHeader& header, const kernels::QuantParams& params,
+absl::StatusOr<StreamedTensor> StreamedTensor::Make(const sinq::v1::TensorHeader& header,
+                                                    const kernels::QuantParams& params,
                                                     const kernels::Backend& backend) {
   const std::string& name = header.name();
   if (name.empty() || name.size() > kMaxTensorNameBytes) {
-    return BadHeader(name, "name", absl::StrCat("the name must have 1 to ", kMaxTensorNameBytes, " bytes."));
+    return BadHeader(name, "name",
+                     absl::StrCat("the name must have 1 to ", kMaxTensorNameBytes, " bytes."));
   }
   const DtypeInfo* dtype = FindDtype(header.dtype());
   if (dtype == nullptr) {
-    return BadHeader(name, "dtype", absl::StrCat("dtype must be BF16, F16, F32 or F8_E4M3; got \"", header.dtype().substr(0, 32), "\"."));
+    return BadHeader(name, "dtype",
+                     absl::StrCat("dtype must be BF16, F16, F32 or F8_E4M3; got \"",
+                                  header.dtype().substr(0, 32), "\"."));
   }
-  if (absl::Status status = CheckShape(header, kernels::BytesPerElement(dtype->dtype)); !status.ok()) return status;
+  if (absl::Status status = CheckShape(header, kernels::BytesPerElement(dtype->dtype));
+      !status.ok())
+    return status;
   StreamedTensor tensor;
   tensor.layer_ = {name, header.shape(0), header.shape(1), params};
   tensor.dtype_ = dtype->dtype;
@@ -79,12 +97,15 @@ absl::StatusOr<StreamedTensor> StreamedTensor::Make(const sinq::v1::TensorHeader
   tensor.weights_bytes_ = static_cast<uint64_t>(header.size_bytes());
   tensor.block_scales_.assign(header.block_scales().begin(), header.block_scales().end());
   const std::unique_ptr<Exporter> exporter = MakeSinqExporter();
-  if (const auto refusal = exporter->Refusal(tensor.layer_)) return BadHeader(name, "shape", absl::StrCat(*refusal, "."));
+  if (const auto refusal = exporter->Refusal(tensor.layer_))
+    return BadHeader(name, "shape", absl::StrCat(*refusal, "."));
   absl::StatusOr<std::vector<OutputTensor>> outputs = exporter->Tensors(tensor.layer_);
   if (!outputs.ok()) return outputs.status();
   tensor.outputs_ = *std::move(outputs);
-  tensor.total_bytes_ = Aligned(tensor.weights_bytes_) + backend.ScratchBytes(params, tensor.layer_.rows, tensor.layer_.cols);
-  for (const OutputTensor& output : tensor.outputs_) tensor.total_bytes_ += Aligned(output.size_bytes);
+  tensor.total_bytes_ = Aligned(tensor.weights_bytes_) +
+                        backend.ScratchBytes(params, tensor.layer_.rows, tensor.layer_.cols);
+  for (const OutputTensor& output : tensor.outputs_)
+    tensor.total_bytes_ += Aligned(output.size_bytes);
   return tensor;
 }
 
@@ -101,8 +122,8 @@ absl::Status StreamedTensor::Allocate(MemoryBudget& budget, absl::FunctionRef<bo
 absl::Status StreamedTensor::Append(absl::string_view chunk) {
   if (chunk.size() > weights_bytes_ - received_bytes_) {
     return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                     absl::StrCat("Tensor \"", name(), "\": the chunk at byte ", received_bytes_, " goes beyond the ", weights_bytes_,
-                                  " bytes of its header."),
+                     absl::StrCat("Tensor \"", name(), "\": the chunk at byte ", received_bytes_,
+                                  " goes beyond the ", weights_bytes_, " bytes of its header."),
                      {{"tensor", name()}, {"byte_offset", absl::StrCat(received_bytes_)}});
   }
   std::memcpy(buffer_.data() + received_bytes_, chunk.data(), chunk.size());
@@ -112,11 +133,13 @@ absl::Status StreamedTensor::Append(absl::string_view chunk) {
 
 absl::Status StreamedTensor::Incomplete() const {
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("Tensor \"", name(), "\" ended at byte ", received_bytes_, " of ", weights_bytes_, "."),
+                   absl::StrCat("Tensor \"", name(), "\" ended at byte ", received_bytes_, " of ",
+                                weights_bytes_, "."),
                    {{"tensor", name()}, {"byte_offset", absl::StrCat(received_bytes_)}});
 }
 
-absl::Status StreamedTensor::Quantize(const kernels::Backend& backend, absl::FunctionRef<bool()> cancelled) {
+absl::Status StreamedTensor::Quantize(const kernels::Backend& backend,
+                                      absl::FunctionRef<bool()> cancelled) {
   absl::Span<std::byte> rest = buffer_.span();
   const kernels::MatrixView in{rest.data(), layer_.rows, layer_.cols, dtype_, block_scales_};
   rest.remove_prefix(Aligned(weights_bytes_));
@@ -124,9 +147,11 @@ absl::Status StreamedTensor::Quantize(const kernels::Backend& backend, absl::Fun
     planes_.push_back(rest.subspan(0, output.size_bytes));
     rest.remove_prefix(Aligned(output.size_bytes));
   }
-  const absl::Status status = backend.Quantize(in, layer_.params, rest, planes_, kernels::RunSerially, cancelled, &stats_);
+  const absl::Status status =
+      backend.Quantize(in, layer_.params, rest, planes_, kernels::RunSerially, cancelled, &stats_);
   if (!absl::IsInvalidArgument(status)) return Annotate(status, name());
-  return MakeError(status.code(), Reason::kNonFiniteWeight, absl::StrCat(name(), ": ", status.message(), "."), {{"tensor", name()}});
+  return MakeError(status.code(), Reason::kNonFiniteWeight,
+                   absl::StrCat(name(), ": ", status.message(), "."), {{"tensor", name()}});
 }
 
 void StreamedTensor::FillResult(sinq::v1::TensorResult* result) const {
@@ -135,7 +160,8 @@ void StreamedTensor::FillResult(sinq::v1::TensorResult* result) const {
   result->set_array_count(static_cast<int32_t>(outputs_.size()));
   result->set_bits(params.bits);
   result->set_group_size(kernels::EffectiveGroupSize(layer_.cols, params.group_size));
-  result->set_aux(std::string(kernels::AuxName(kernels::EffectiveAux(params, layer_.rows, layer_.cols))));
+  result->set_aux(
+      std::string(kernels::AuxName(kernels::EffectiveAux(params, layer_.rows, layer_.cols))));
   result->set_packing(kernels::PackingFor(params.bits).name);
   result->set_relative_error(stats_.relative_error);
   result->set_imbalance_before(stats_.imbalance_before);
@@ -163,7 +189,9 @@ bool StreamedTensor::Next(sinq::v1::QuantizeTensorsResponse* response) {
     return true;
   }
   const uint64_t size = std::min(kChunkBytes, output.size_bytes - sent_bytes_);
-  response->set_chunk(reinterpret_cast<const char*>(planes_[static_cast<size_t>(plane_)].data()) + sent_bytes_, static_cast<size_t>(size));
+  response->set_chunk(
+      reinterpret_cast<const char*>(planes_[static_cast<size_t>(plane_)].data()) + sent_bytes_,
+      static_cast<size_t>(size));
   sent_bytes_ += size;
   if (sent_bytes_ == output.size_bytes) {
     ++plane_;

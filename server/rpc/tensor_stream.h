@@ -18,11 +18,14 @@
 
 namespace sinq {
 
-// Not thread-safe; handed from step to step. Weights, planes and scratch are one buffer under one reservation.
+// Not thread-safe; handed from step to step. Weights, planes and scratch are one buffer under one
+// reservation.
 class StreamedTensor {
  public:
-  // Checks the header: name, dtype, rank, size against shape, shape against the format. Allocates nothing.
-  static absl::StatusOr<StreamedTensor> Make(const sinq::v1::TensorHeader& header, const kernels::QuantParams& params,
+  // Checks the header: name, dtype, rank, size against shape, shape against the format. Allocates
+  // nothing.
+  static absl::StatusOr<StreamedTensor> Make(const sinq::v1::TensorHeader& header,
+                                             const kernels::QuantParams& params,
                                              const kernels::Backend& backend);
   // Waits for the budget, then reserves address space; pages are taken as bytes arrive.
   absl::Status Allocate(MemoryBudget& budget, absl::FunctionRef<bool()> cancelled);
@@ -36,7 +39,9 @@ class StreamedTensor {
   bool Next(sinq::v1::QuantizeTensorsResponse* response);
 
   const std::string& name() const { return layer_.name; }
-  double weights() const { return static_cast<double>(layer_.rows) * static_cast<double>(layer_.cols); }
+  double weights() const {
+    return static_cast<double>(layer_.rows) * static_cast<double>(layer_.cols);
+  }
   uint64_t weights_bytes() const { return weights_bytes_; }
   const kernels::TensorStats& stats() const { return stats_; }
 

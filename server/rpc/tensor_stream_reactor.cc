@@ -13,8 +13,10 @@ namespace {
 constexpr int kMaxInFlight = 3;  // one arriving, one in work, one on its way back
 
 absl::Status Misplaced(absl::string_view what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat(what, " The order is: recipe, then for each tensor its header and its chunks."), {{"field", "message"}});
+  return MakeError(
+      absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+      absl::StrCat(what, " The order is: recipe, then for each tensor its header and its chunks."),
+      {{"field", "message"}});
 }
 
 }  // namespace
@@ -26,7 +28,8 @@ TensorStreamReactor* TensorStreamReactor::Start(ServiceContext& context) {
     absl::MutexLock lock(&raw->mutex_);
     raw->self_ = std::move(reactor);
     if (++context.tensor_streams > kMaxTensorStreams) {
-      raw->Fail(MakeError(absl::StatusCode::kResourceExhausted, Reason::kLimitExceeded, "Too many tensor streams; try again later.",
+      raw->Fail(MakeError(absl::StatusCode::kResourceExhausted, Reason::kLimitExceeded,
+                          "Too many tensor streams; try again later.",
                           {{"limit", "max_tensor_streams"}}, absl::Seconds(2)));
     }
   }
@@ -65,12 +68,14 @@ TensorStreamReactor::Actions TensorStreamReactor::Decide() {
   if (over) {
     if (tasks_ > 0 || writing_) return actions;
     finished_ = actions.finish = true;
-    actions.status = ToGrpcStatus(status_.ok() && Cancelled() ? absl::CancelledError("the client went away") : status_);
+    actions.status = ToGrpcStatus(
+        status_.ok() && Cancelled() ? absl::CancelledError("the client went away") : status_);
     ObserveRpc(context_.metrics, "QuantizeTensors", actions.status.error_code(), begin_);
     return actions;
   }
   if (!writing_ && FillWrite()) writing_ = actions.write = true;
-  if (!reading_ && !input_ended_ && !allocating_ && (arriving_ != nullptr || in_flight_ < kMaxInFlight)) {
+  if (!reading_ && !input_ended_ && !allocating_ &&
+      (arriving_ != nullptr || in_flight_ < kMaxInFlight)) {
     reading_ = actions.read = true;
   }
   return actions;
@@ -80,7 +85,8 @@ bool TensorStreamReactor::FillWrite() {
   while (!ready_.empty()) {
     response_.Clear();
     if (ready_.front()->Next(&response_)) {
-      context_.metrics.Add("sinq_weight_bytes_out_total", static_cast<double>(response_.chunk().size()), {{"sink", "stream"}});
+      context_.metrics.Add("sinq_weight_bytes_out_total",
+                           static_cast<double>(response_.chunk().size()), {{"sink", "stream"}});
       return true;
     }
     ready_.pop_front();
@@ -114,9 +120,12 @@ absl::Status TensorStreamReactor::HandleRequest() {
       params_ = *params;
       return absl::OkStatus();
     }
-    case sinq::v1::QuantizeTensorsRequest::kHeader: return BeginTensor();
-    case sinq::v1::QuantizeTensorsRequest::kChunk: return AddChunk();
-    case sinq::v1::QuantizeTensorsRequest::MESSAGE_NOT_SET: break;
+    case sinq::v1::QuantizeTensorsRequest::kHeader:
+      return BeginTensor();
+    case sinq::v1::QuantizeTensorsRequest::kChunk:
+      return AddChunk();
+    case sinq::v1::QuantizeTensorsRequest::MESSAGE_NOT_SET:
+      break;
   }
   return Misplaced("An empty message arrived.");
 }
@@ -124,7 +133,8 @@ absl::Status TensorStreamReactor::HandleRequest() {
 absl::Status TensorStreamReactor::BeginTensor() {
   if (!params_.has_value()) return Misplaced("A tensor header arrived before the recipe.");
   if (arriving_ != nullptr) return arriving_->Incomplete();
-  absl::StatusOr<StreamedTensor> tensor = StreamedTensor::Make(request_.header(), *params_, context_.backend);
+  absl::StatusOr<StreamedTensor> tensor =
+      StreamedTensor::Make(request_.header(), *params_, context_.backend);
   if (!tensor.ok()) return tensor.status();
   arriving_ = std::make_shared<StreamedTensor>(*std::move(tensor));
   ++in_flight_;
@@ -150,21 +160,25 @@ absl::Status TensorStreamReactor::AddChunk() {
   if (arriving_ == nullptr) return Misplaced("A chunk arrived without a tensor header before it.");
   if (request_.chunk().size() > kMaxClientChunkBytes) {
     return MakeError(absl::StatusCode::kInvalidArgument, Reason::kLimitExceeded,
-                     absl::StrCat("A chunk has ", request_.chunk().size(), " bytes; at most ", kMaxClientChunkBytes, " are taken."),
+                     absl::StrCat("A chunk has ", request_.chunk().size(), " bytes; at most ",
+                                  kMaxClientChunkBytes, " are taken."),
                      {{"limit", "max_client_chunk_bytes"}});
   }
   if (absl::Status status = arriving_->Append(request_.chunk()); !status.ok()) return status;
-  context_.metrics.Add("sinq_weight_bytes_in_total", static_cast<double>(request_.chunk().size()), {{"source", "stream"}});
+  context_.metrics.Add("sinq_weight_bytes_in_total", static_cast<double>(request_.chunk().size()),
+                       {{"source", "stream"}});
   if (!arriving_->complete()) return absl::OkStatus();
   ++tasks_;
-  context_.compute.Run([self = self_, tensor = std::move(arriving_)] { self->QuantizeTask(tensor); });
+  context_.compute.Run(
+      [self = self_, tensor = std::move(arriving_)] { self->QuantizeTask(tensor); });
   arriving_ = nullptr;
   return absl::OkStatus();
 }
 
 void TensorStreamReactor::QuantizeTask(TensorPtr tensor) {
   const absl::Status status = tensor->Quantize(context_.backend, [this] { return Cancelled(); });
-  if (status.ok()) context_.metrics.Add("sinq_weights_quantized_total", tensor->weights(), {{"backend", "cpu"}});
+  if (status.ok())
+    context_.metrics.Add("sinq_weights_quantized_total", tensor->weights(), {{"backend", "cpu"}});
   {
     absl::MutexLock lock(&mutex_);
     --tasks_;
@@ -198,11 +212,11 @@ void TensorStreamReactor::OnCancel() {
 
 void TensorStreamReactor::OnDone() {
   --context_.tensor_streams;
-  std::shared_ptr<TensorStreamReactor> self;
-  absl::MutexLock lock(&mutex_);
-  // Released by the caller's frame below: the mutex must not die locked.
-  self.swap(self_);
-  context_.handlers.Run([self = std::move(self)] {});
+  std::shared_ptr<TensorStreamReactor> last;  // outlives the lock
+  {
+    absl::MutexLock lock(&mutex_);
+    last.swap(self_);
+  }
 }
 
 }  // namespace sinq

@@ -17,11 +17,15 @@
 namespace sinq {
 
 // Invariants:
-// 1. At most kMaxInFlight tensors hold memory: one arriving, the others in work or on their way back. While they are that
+// 1. At most kMaxInFlight tensors hold memory: one arriving, the others in work or on their way
+// back. While they are that
 //    many, nothing is read: gRPC's flow control then stops the client.
-// 2. gRPC is called without the lock held and by one thread at a time (`acting_`), so that nothing follows Finish.
-// 3. Finish waits for tasks on executors; the object lives until OnDone and the last task have let go (shared_from_this).
-class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::QuantizeTensorsRequest, sinq::v1::QuantizeTensorsResponse>,
+// 2. gRPC is called without the lock held and by one thread at a time (`acting_`), so that nothing
+// follows Finish.
+// 3. Finish waits for tasks on executors; the object lives until OnDone and the last task have let
+// go (shared_from_this).
+class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::QuantizeTensorsRequest,
+                                                                 sinq::v1::QuantizeTensorsResponse>,
                                   public std::enable_shared_from_this<TensorStreamReactor> {
  public:
   // The object owns itself until OnDone.
@@ -64,8 +68,8 @@ class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::Quant
   std::optional<kernels::QuantParams> params_ ABSL_GUARDED_BY(mutex_);
   TensorPtr arriving_ ABSL_GUARDED_BY(mutex_);
   std::deque<TensorPtr> ready_ ABSL_GUARDED_BY(mutex_);
-  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;   // tensors that hold memory
-  int tasks_ ABSL_GUARDED_BY(mutex_) = 0;       // on executors
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // tensors that hold memory
+  int tasks_ ABSL_GUARDED_BY(mutex_) = 0;      // on executors
   bool allocating_ ABSL_GUARDED_BY(mutex_) = false;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

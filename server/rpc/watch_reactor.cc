@@ -11,22 +11,33 @@ namespace sinq {
 namespace {
 
 constexpr int kEventsAtOnce = 100;
-constexpr absl::Duration kWait = absl::Milliseconds(500);  // how soon a cancelled call or a drain is noticed
+constexpr absl::Duration kWait =
+    absl::Milliseconds(500);  // how soon a cancelled call or a drain is noticed
 
 absl::Status TooManyWatchers() {
-  return MakeError(absl::StatusCode::kResourceExhausted, Reason::kLimitExceeded, "Too many jobs are being watched; try again later.",
-                   {{"limit", "max_watchers"}}, absl::Seconds(5));
+  return MakeError(absl::StatusCode::kResourceExhausted, Reason::kLimitExceeded,
+                   "Too many jobs are being watched; try again later.", {{"limit", "max_watchers"}},
+                   absl::Seconds(5));
 }
 
 }  // namespace
 
 WatchReactor::WatchReactor(ServiceContext& context, const sinq::v1::WatchJobRequest& request)
-    : context_(context), job_id_(request.job_id()), after_(static_cast<uint64_t>(std::max<int64_t>(request.after_sequence(), 0))) {
-  if (++context_.watchers > kMaxWatchers) {
-    Finish(ToGrpcStatus(TooManyWatchers()));
-    return;
+    : context_(context),
+      job_id_(request.job_id()),
+      after_(static_cast<uint64_t>(std::max<int64_t>(request.after_sequence(), 0))) {}
+
+WatchReactor* WatchReactor::Start(ServiceContext& context,
+                                  const sinq::v1::WatchJobRequest& request) {
+  std::shared_ptr<WatchReactor> reactor(new WatchReactor(context, request));
+  WatchReactor* raw = reactor.get();
+  raw->self_ = reactor;
+  if (++context.watchers > kMaxWatchers) {
+    raw->Finish(ToGrpcStatus(TooManyWatchers()));
+  } else {
+    context.watchers_pool.Run([reactor = std::move(reactor)] { reactor->Follow(); });
   }
-  thread_ = std::thread([this] { Follow(); });
+  return raw;
 }
 
 void WatchReactor::Follow() {
@@ -39,15 +50,18 @@ absl::Status WatchReactor::SendEvents() {
   while (!stopped_) {
     const absl::StatusOr<Job> job = context_.store.Get(job_id_);
     if (!job.ok()) return job.status();
-    const absl::StatusOr<std::vector<JobEvent>> events = context_.store.Events(job_id_, after_, kEventsAtOnce);
+    const absl::StatusOr<std::vector<JobEvent>> events =
+        context_.store.Events(job_id_, after_, kEventsAtOnce);
     if (!events.ok()) return events.status();
     for (const JobEvent& event : *events) {
       if (!Send(event)) return absl::CancelledError("the client went away");
       after_ = event.sequence;
     }
-    if (events->empty() && IsTerminal(job->state) && after_ >= job->last_event) return absl::OkStatus();
+    if (events->empty() && IsTerminal(job->state) && after_ >= job->last_event)
+      return absl::OkStatus();
     if (context_.draining) {
-      return MakeError(absl::StatusCode::kUnavailable, Reason::kDraining, "The server is shutting down; watch again after it is back.", {},
+      return MakeError(absl::StatusCode::kUnavailable, Reason::kDraining,
+                       "The server is shutting down; watch again after it is back.", {},
                        absl::Seconds(1));
     }
     if (events->empty()) context_.store.WaitForEvent(job_id_, after_, kWait);
@@ -75,10 +89,7 @@ void WatchReactor::OnWriteDone(bool ok) {
 
 void WatchReactor::OnDone() {
   --context_.watchers;
-  // Finish may have been called from the thread itself, which is then still on its way out.
-  std::thread([thread = std::move(thread_), self = std::unique_ptr<WatchReactor>(this)]() mutable {
-    if (thread.joinable()) thread.join();
-  }).detach();
+  const std::shared_ptr<WatchReactor> last = std::move(self_);
 }
 
 }  // namespace sinq

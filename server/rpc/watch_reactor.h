@@ -3,27 +3,31 @@
 #define SINQ_SERVER_RPC_WATCH_REACTOR_H_
 
 #include <atomic>
+#include <memory>
 #include <string>
-#include <thread>
 
-#include "absl/synchronization/notification.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/unary.h"
 #include "sinq/v1/quantization_service.grpc.pb.h"
 
 namespace sinq {
 
-// Owns a thread while it lives, because it waits for events; kMaxWatchers bounds them. Deletes itself when gRPC is done.
-class WatchReactor final : public grpc::ServerWriteReactor<sinq::v1::WatchJobResponse> {
+// Occupies a thread of its pool while it lasts, because it waits for events; kMaxWatchers bounds
+// them. The object owns itself until OnDone, and its task holds it too: Finish may be followed by
+// OnDone before the task has returned.
+class WatchReactor final : public grpc::ServerWriteReactor<sinq::v1::WatchJobResponse>,
+                           public std::enable_shared_from_this<WatchReactor> {
  public:
-  WatchReactor(ServiceContext& context, const sinq::v1::WatchJobRequest& request);
+  static WatchReactor* Start(ServiceContext& context, const sinq::v1::WatchJobRequest& request);
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override { stopped_ = true; }
   void OnDone() override;
 
  private:
+  WatchReactor(ServiceContext& context, const sinq::v1::WatchJobRequest& request);
   void Follow();
   absl::Status SendEvents();
   bool Send(const JobEvent& event);
@@ -37,7 +41,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<sinq::v1::WatchJobRes
   sinq::v1::WatchJobResponse response_;
   absl::Mutex mutex_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
+  std::shared_ptr<WatchReactor> self_;  // set by Start, cleared by OnDone
 };
 
 }  // namespace sinq

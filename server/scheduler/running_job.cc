@@ -13,8 +13,14 @@ constexpr absl::Duration kProgressInterval = absl::Seconds(1);
 
 RunningJob::RunningJob(const Job& job, const Lease& lease, const SchedulerOptions& options,
                        JobStore& store, const Clock& clock, Metrics& metrics)
-    : job_(job), lease_(lease), options_(options), store_(store), clock_(clock),
-      metrics_(metrics), progress_(job.progress), renewed_(clock.SinceBoot()) {
+    : job_(job),
+      lease_(lease),
+      options_(options),
+      store_(store),
+      clock_(clock),
+      metrics_(metrics),
+      progress_(job.progress),
+      renewed_(clock.SinceBoot()) {
   // Asked for while no worker had the job: this attempt only cleans up.
   if (job.cancel_requested) RequestStop(StopReason::kCancel);
 }
@@ -22,10 +28,14 @@ RunningJob::RunningJob(const Job& job, const Lease& lease, const SchedulerOption
 void RunningJob::RequestStop(StopReason reason) {
   const auto strength = [](StopReason r) {
     switch (r) {
-      case StopReason::kNone: return 0;
-      case StopReason::kDrain: return 1;
-      case StopReason::kCancel: return 2;
-      case StopReason::kLeaseLost: return 3;
+      case StopReason::kNone:
+        return 0;
+      case StopReason::kDrain:
+        return 1;
+      case StopReason::kCancel:
+        return 2;
+      case StopReason::kLeaseLost:
+        return 3;
     }
     return 0;
   };

@@ -24,7 +24,7 @@ class RunningJob {
   RunningJob(const Job& job, const Lease& lease, const SchedulerOptions& options, JobStore& store,
              const Clock& clock, Metrics& metrics);
 
-  const Job& job() const { return job_; }      // as it was leased
+  const Job& job() const { return job_; }  // as it was leased
   const Lease& lease() const { return lease_; }
   const std::atomic<StopReason>& stop() const { return stop_; }
 
@@ -32,8 +32,8 @@ class RunningJob {
   void RequestStop(StopReason reason);
   void Report(const JobProgress& progress, absl::string_view tensor);
 
-  // Renews if the interval has passed, if there is progress to store, or if `now` asks for it; obeys
-  // what the store answers.
+  // Renews if the interval has passed, if there is progress to store, or if `now` asks for it;
+  // obeys what the store answers.
   void Heartbeat(bool now) ABSL_LOCKS_EXCLUDED(renew_mutex_);
   // No renewal starts or is under way once this returns: the lease may be ended.
   void StopHeartbeats() ABSL_LOCKS_EXCLUDED(renew_mutex_);

@@ -21,15 +21,14 @@
 namespace sinq {
 namespace {
 
-constexpr absl::Duration kLongestTick = absl::Seconds(1);      // of heartbeats: progress is due
-constexpr absl::Duration kWorkPoll = absl::Milliseconds(500);  // an idle runner sees a drain so soon
+constexpr absl::Duration kLongestTick = absl::Seconds(1);  // of heartbeats: progress is due
+constexpr absl::Duration kWorkPoll =
+    absl::Milliseconds(500);  // an idle runner sees a drain so soon
 constexpr absl::Duration kStoreRetry = absl::Seconds(1);
 constexpr absl::Duration kGaugeInterval = absl::Seconds(5);
 constexpr absl::Duration kSweepInterval = absl::Hours(1);
 
-std::string ResultLabel(JobState state) {
-  return absl::AsciiStrToLower(JobStateName(state));
-}
+std::string ResultLabel(JobState state) { return absl::AsciiStrToLower(JobStateName(state)); }
 
 bool IsLeaseLost(const absl::Status& status) {
   return absl::IsAborted(status) && GetErrorDetails(status).reason == Reason::kLeaseLost;
@@ -53,7 +52,8 @@ RunResult RunGuarded(const Job& job, Run run) {
 
 // Invariants:
 //  1. A lease is taken only while not draining, checked again after it was taken.
-//  2. A job is in running_ from its lease until its heartbeats have stopped; only then is it finished.
+//  2. A job is in running_ from its lease until its heartbeats have stopped; only then is it
+//  finished.
 //  3. The heartbeat thread outlives the runner threads, so that a draining job keeps its lease.
 class ThreadScheduler final : public Scheduler {
  public:
@@ -210,14 +210,14 @@ void ThreadScheduler::Dismiss(const RunningJob& running) {
 
 void ThreadScheduler::RunOne(const Job& job, const Lease& lease) {
   const RunningPtr running = Admit(job, lease);
-  if (running == nullptr) {  // the drain began between the two
+  if (running == nullptr) {               // the drain began between the two
     store_.Release(lease).IgnoreError();  // if this fails, the next process finds the job anyway
     return;
   }
   if (job.attempt == 1) {
     const absl::Duration wait = job.start_time - job.create_time;
-    metrics_.Observe("sinq_queue_wait_seconds",
-                     std::max(absl::ToDoubleSeconds(wait), 0.0), {{"priority", "normal"}});
+    metrics_.Observe("sinq_queue_wait_seconds", std::max(absl::ToDoubleSeconds(wait), 0.0),
+                     {{"priority", "normal"}});
   }
   Log(LogLevel::kInfo, "job_started",
       {{"job", job.id},
@@ -227,8 +227,8 @@ void ThreadScheduler::RunOne(const Job& job, const Lease& lease) {
   const auto on_progress = [&running](const JobProgress& progress, absl::string_view tensor) {
     running->Report(progress, tensor);
   };
-  const RunResult result = RunGuarded(
-      job, [&] { return runner_.Run(job, lease, running->stop(), on_progress); });
+  const RunResult result =
+      RunGuarded(job, [&] { return runner_.Run(job, lease, running->stop(), on_progress); });
   running->StopHeartbeats();
   Conclude(*running, result);
   Dismiss(*running);
@@ -268,12 +268,10 @@ absl::Status ThreadScheduler::Insist(const RunningJob& running, Call call) {
   }
 }
 
-void ThreadScheduler::Complete(const RunningJob& running, JobState state,
-                               const RunResult& result) {
+void ThreadScheduler::Complete(const RunningJob& running, JobState state, const RunResult& result) {
   const JobError error = state == JobState::kFailed ? ToJobError(result.status) : JobError();
-  const absl::Status status = Insist(running, [&] {
-    return store_.Finish(running.lease(), state, result.progress, error);
-  });
+  const absl::Status status = Insist(
+      running, [&] { return store_.Finish(running.lease(), state, result.progress, error); });
   if (status.ok()) return Observe(running, state, error);
   if (IsLeaseLost(status)) metrics_.Add("sinq_stale_completions_rejected_total", 1);
   Log(LogLevel::kError, "job_not_finished",
@@ -301,8 +299,7 @@ void ThreadScheduler::TryAgain(const RunningJob& running, const RunResult& resul
 }
 
 void ThreadScheduler::HandBack(const RunningJob& running, absl::string_view how) {
-  const absl::Status status =
-      Insist(running, [&] { return store_.Release(running.lease()); });
+  const absl::Status status = Insist(running, [&] { return store_.Release(running.lease()); });
   metrics_.Add("sinq_jobs_interrupted_total", 1, {{"how", std::string(how)}});
   Log(status.ok() ? LogLevel::kInfo : LogLevel::kError, "job_released",
       {{"job", running.job().id},
@@ -313,8 +310,7 @@ void ThreadScheduler::HandBack(const RunningJob& running, absl::string_view how)
 void ThreadScheduler::Observe(const RunningJob& running, JobState state, const JobError& error) {
   const Job& job = running.job();
   const std::string result = ResultLabel(state);
-  const double seconds =
-      std::max(absl::ToDoubleSeconds(clock_.WallNow() - job.start_time), 0.0);
+  const double seconds = std::max(absl::ToDoubleSeconds(clock_.WallNow() - job.start_time), 0.0);
   metrics_.Observe("sinq_job_duration_seconds", seconds,
                    {{"method", job.spec.method}, {"result", result}});
   metrics_.Observe("sinq_job_attempts", job.attempt, {{"result", result}});

@@ -10,7 +10,8 @@ constexpr uint64_t kGranularityBytes = 1 << 20;  // near sizes share buffers
 
 }  // namespace
 
-absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes, absl::FunctionRef<bool()> cancelled) {
+absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
+                                                 absl::FunctionRef<bool()> cancelled) {
   std::vector<PooledBuffer> given_up;  // freed after the lock
   {
     absl::MutexLock lock(&mutex_);
@@ -27,7 +28,8 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes, absl::Func
     given_up.swap(idle_);
   }
   given_up.clear();
-  const uint64_t rounded = (size_bytes + kGranularityBytes - 1) / kGranularityBytes * kGranularityBytes;
+  const uint64_t rounded =
+      (size_bytes + kGranularityBytes - 1) / kGranularityBytes * kGranularityBytes;
   absl::StatusOr<MemoryBudget::Reservation> reservation = budget_.Reserve(rounded, cancelled);
   if (!reservation.ok()) return reservation.status();
   absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Allocate(rounded);

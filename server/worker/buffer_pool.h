@@ -1,4 +1,5 @@
-// Buffers of units in flight, kept for the next unit: fresh pages cost more than the copy into them.
+// Buffers of units in flight, kept for the next unit: fresh pages cost more than the copy into
+// them.
 #ifndef SINQ_SERVER_WORKER_BUFFER_POOL_H_
 #define SINQ_SERVER_WORKER_BUFFER_POOL_H_
 
@@ -19,7 +20,8 @@ struct PooledBuffer {
   AlignedBuffer buffer;
 };
 
-// Thread-safe. Idle buffers keep their reservation, so the budget counts them; they are given up before anything waits.
+// Thread-safe. Idle buffers keep their reservation, so the budget counts them; they are given up
+// before anything waits.
 class BufferPool {
  public:
   explicit BufferPool(MemoryBudget& budget) : budget_(budget) {}

@@ -5,19 +5,22 @@
 
 namespace sinq {
 
-Checkpointer::Checkpointer(const Plan& plan, Sink& sink, JobStore& store, Lease lease, absl::Duration interval)
+Checkpointer::Checkpointer(const Plan& plan, Sink& sink, JobStore& store, Lease lease,
+                           absl::Duration interval)
     : plan_(plan), sink_(sink), store_(store), lease_(std::move(lease)), interval_(interval) {
   for (const PlannedFile& file : plan.files) {
     digesters_.emplace_back(file.name, file.size_bytes).MarkWritten(0, file.header.size());
   }
   for (const PlannedExtra& extra : plan.extras) {
-    digesters_[static_cast<size_t>(extra.range.file_index)].MarkWritten(extra.range.offset, extra.range.tensor.size_bytes);
+    digesters_[static_cast<size_t>(extra.range.file_index)].MarkWritten(
+        extra.range.offset, extra.range.tensor.size_bytes);
   }
   thread_ = std::thread([this] { Loop(); });
 }
 
 Checkpointer::~Checkpointer() {
-  if (thread_.joinable()) Finish(false).IgnoreError();  // the job has failed with an error of its own
+  if (thread_.joinable())
+    Finish(false).IgnoreError();  // the job has failed with an error of its own
 }
 
 void Checkpointer::AddDurable(const PlannedTensor& tensor, UnitRecord record) {
@@ -60,14 +63,17 @@ absl::Status Checkpointer::Commit(std::vector<Item> items) {
     units.push_back({item.tensor->source.name, UnitRecordToJson(item.record)});
   }
   for (const int file : touched) {
-    if (absl::Status status = sink_.SyncFile(plan_.files[static_cast<size_t>(file)].name); !status.ok()) return status;
+    if (absl::Status status = sink_.SyncFile(plan_.files[static_cast<size_t>(file)].name);
+        !status.ok())
+      return status;
   }
   if (!units.empty()) {
     if (absl::Status status = store_.AddFinishedUnits(lease_, units); !status.ok()) return status;
   }
   for (Item& item : items) {
     for (const OutputRange& range : item.tensor->outputs) {
-      digesters_[static_cast<size_t>(range.file_index)].MarkWritten(range.offset, range.tensor.size_bytes);
+      digesters_[static_cast<size_t>(range.file_index)].MarkWritten(range.offset,
+                                                                    range.tensor.size_bytes);
     }
     all_records_[item.tensor->source.name] = std::move(item.record);
   }

@@ -20,8 +20,9 @@
 
 namespace sinq {
 
-// Owns one thread. Add may be called from any thread; Finish once. A tensor is recorded in the store only after its file was
-// synced: a recorded tensor survives a power cut. The first error stops the thread; Failed tells the pipeline.
+// Owns one thread. Add may be called from any thread; Finish once. A tensor is recorded in the
+// store only after its file was synced: a recorded tensor survives a power cut. The first error
+// stops the thread; Failed tells the pipeline.
 class Checkpointer {
  public:
   Checkpointer(const Plan& plan, Sink& sink, JobStore& store, Lease lease, absl::Duration interval);
@@ -31,7 +32,8 @@ class Checkpointer {
   void AddDurable(const PlannedTensor& tensor, UnitRecord record);
   void Add(const PlannedTensor& tensor, UnitRecord record);
   bool Failed() const;
-  // Waits until everything added is durable. Keeps what was done if `digest_files` is false (a job that stops early).
+  // Waits until everything added is durable. Keeps what was done if `digest_files` is false (a job
+  // that stops early).
   absl::Status Finish(bool digest_files);
   // After a successful Finish(true).
   const std::map<std::string, UnitRecord>& records() const { return all_records_; }

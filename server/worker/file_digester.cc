@@ -17,10 +17,13 @@ void FileDigester::MarkWritten(uint64_t offset, uint64_t size_bytes) {
 
 absl::Status FileDigester::Advance(const Sink& sink) {
   piece_.resize(kPieceBytes);
-  for (auto next = written_.begin(); next != written_.end() && next->first == hashed_bytes_; next = written_.erase(next)) {
+  for (auto next = written_.begin(); next != written_.end() && next->first == hashed_bytes_;
+       next = written_.erase(next)) {
     while (hashed_bytes_ < next->second) {
-      const absl::Span<std::byte> piece(piece_.data(), std::min(kPieceBytes, next->second - hashed_bytes_));
-      if (absl::Status status = sink.ReadAt(file_name_, hashed_bytes_, piece); !status.ok()) return status;
+      const absl::Span<std::byte> piece(piece_.data(),
+                                        std::min(kPieceBytes, next->second - hashed_bytes_));
+      if (absl::Status status = sink.ReadAt(file_name_, hashed_bytes_, piece); !status.ok())
+        return status;
       digest_.Update(absl::Span<const std::byte>(piece));
       hashed_bytes_ += piece.size();
     }

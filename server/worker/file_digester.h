@@ -1,4 +1,5 @@
-// SHA-256 of an output shard whose tensors arrive in any order: hashes the prefix that is complete, as it grows.
+// SHA-256 of an output shard whose tensors arrive in any order: hashes the prefix that is complete,
+// as it grows.
 #ifndef SINQ_SERVER_WORKER_FILE_DIGESTER_H_
 #define SINQ_SERVER_WORKER_FILE_DIGESTER_H_
 
@@ -17,11 +18,13 @@ namespace sinq {
 // Not thread-safe: one thread marks, advances and finishes.
 class FileDigester {
  public:
-  FileDigester(std::string file_name, uint64_t size_bytes) : file_name_(std::move(file_name)), size_bytes_(size_bytes) {}
+  FileDigester(std::string file_name, uint64_t size_bytes)
+      : file_name_(std::move(file_name)), size_bytes_(size_bytes) {}
 
   // [offset, offset + size) is written.
   void MarkWritten(uint64_t offset, uint64_t size_bytes);
-  // Hashes what has become contiguous, reading it back from the sink (it is still in the page cache).
+  // Hashes what has become contiguous, reading it back from the sink (it is still in the page
+  // cache).
   absl::Status Advance(const Sink& sink);
   // The digest of the whole file. Internal if a range was never marked.
   absl::StatusOr<std::string> Finish(const Sink& sink);

@@ -24,16 +24,27 @@ namespace {
 
 constexpr uint64_t kCopyBytes = 1 << 20;
 
-absl::Span<const std::byte> Bytes(absl::string_view text) { return {reinterpret_cast<const std::byte*>(text.data()), text.size()}; }
+absl::Span<const std::byte> Bytes(absl::string_view text) {
+  return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
+}
 
 // One run of one job; on the stack of Run.
 class Attempt {
  public:
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view)>;
-  Attempt(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files, MemoryBudget& budget, JobStore& store,
-          Metrics& metrics, const Job& job, const Lease& lease, const std::atomic<StopReason>& stop, OnProgress on_progress)
-      : options_(options), backend_(backend), files_(files), budget_(budget), store_(store), metrics_(metrics), job_(job),
-        lease_(lease), stop_(stop), on_progress_(on_progress) {}
+  Attempt(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files,
+          MemoryBudget& budget, JobStore& store, Metrics& metrics, const Job& job,
+          const Lease& lease, const std::atomic<StopReason>& stop, OnProgress on_progress)
+      : options_(options),
+        backend_(backend),
+        files_(files),
+        budget_(budget),
+        store_(store),
+        metrics_(metrics),
+        job_(job),
+        lease_(lease),
+        stop_(stop),
+        on_progress_(on_progress) {}
 
   RunResult Run() {
     absl::Status status = RunStages();
@@ -64,14 +75,16 @@ class Attempt {
   // Staging is kept only where another attempt will go on from it.
   bool MustNotResume(const absl::Status& status) const {
     const StopReason reason = stop_.load();
-    if (reason == StopReason::kDrain || reason == StopReason::kLeaseLost || absl::IsAborted(status)) return false;
+    if (reason == StopReason::kDrain || reason == StopReason::kLeaseLost || absl::IsAborted(status))
+      return false;
     return !absl::IsUnavailable(status) && !absl::IsInternal(status);
   }
 
   void Enter(JobStage stage) {
     const auto now = std::chrono::steady_clock::now();
     if (progress_.stage != JobStage::kNone) {
-      metrics_.Observe("sinq_job_stage_seconds", std::chrono::duration<double>(now - stage_begin_).count(),
+      metrics_.Observe("sinq_job_stage_seconds",
+                       std::chrono::duration<double>(now - stage_begin_).count(),
                        {{"stage", progress_.stage == JobStage::kPlan ? "plan" : "commit"}});
     }
     stage_begin_ = now;
@@ -87,11 +100,13 @@ class Attempt {
     source_ = *std::move(source);
     const absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(job_.spec.format);
     if (!exporter.ok()) return exporter.status();
-    absl::StatusOr<sinq::Plan> plan = MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), options_.workers});
+    absl::StatusOr<sinq::Plan> plan =
+        MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), options_.workers});
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     progress_.tensors_total = static_cast<uint64_t>(
-        std::count_if(plan_.tensors.begin(), plan_.tensors.end(), [](const PlannedTensor& t) { return t.action != TensorAction::kDrop; }));
+        std::count_if(plan_.tensors.begin(), plan_.tensors.end(),
+                      [](const PlannedTensor& t) { return t.action != TensorAction::kDrop; }));
     for (const PlannedTensor& tensor : plan_.tensors) {
       if (tensor.action != TensorAction::kDrop) progress_.bytes_total += tensor.source.size_bytes;
     }
@@ -123,7 +138,9 @@ class Attempt {
     }
     for (const PlannedExtra& extra : plan_.extras) {
       const PlannedFile& file = plan_.files[static_cast<size_t>(extra.range.file_index)];
-      if (absl::Status status = sink_->WriteAt(file.name, extra.range.offset, Bytes(extra.content)); !status.ok()) return status;
+      if (absl::Status status = sink_->WriteAt(file.name, extra.range.offset, Bytes(extra.content));
+          !status.ok())
+        return status;
     }
     return absl::OkStatus();
   }
@@ -138,7 +155,8 @@ class Attempt {
   }
 
   absl::Status CreateShard(const PlannedFile& file) {
-    if (absl::Status status = sink_->CreateFile(file.name, file.size_bytes); !status.ok()) return status;
+    if (absl::Status status = sink_->CreateFile(file.name, file.size_bytes); !status.ok())
+      return status;
     return sink_->WriteAt(file.name, 0, Bytes(file.header));
   }
 
@@ -148,7 +166,8 @@ class Attempt {
     BufferPool pool(budget_);
     const UnitContext context{plan_, *source_, backend_, *sink_, pool};
     Pipeline pipeline(context, checkpointer, metrics_, options_.workers, on_progress_);
-    const absl::Status status = pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
+    const absl::Status status =
+        pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
     progress_ = pipeline.progress();
     return status;
   }
@@ -178,7 +197,8 @@ class Attempt {
       if (absl::Status status = sink_->SyncFile(file.name); !status.ok()) return status;
     }
     for (const SideFile& file : plan_.side_files) {
-      if (absl::Status status = sink_->PutFile(file.name, file.content); !status.ok()) return Annotate(status, file.name);
+      if (absl::Status status = sink_->PutFile(file.name, file.content); !status.ok())
+        return Annotate(status, file.name);
       files.push_back({file.name, file.content.size(), Sha256Hex(file.content)});
     }
     for (const AuxFile& file : plan_.copied_files) {
@@ -186,8 +206,10 @@ class Attempt {
       if (!digest.ok()) return Annotate(digest.status(), file.name);
       files.push_back({file.name, file.size_bytes, *digest});
     }
-    const std::string manifest = MakeManifest(job_, plan_, *source_, checkpointer.records(), files, options_.code_version);
-    if (absl::Status status = sink_->PutFile(kManifestFileName, manifest); !status.ok()) return status;
+    const std::string manifest =
+        MakeManifest(job_, plan_, *source_, checkpointer.records(), files, options_.code_version);
+    if (absl::Status status = sink_->PutFile(kManifestFileName, manifest); !status.ok())
+      return status;
     // A worker that slept through its lease must not publish.
     if (absl::Status status = store_.CheckLease(lease_); !status.ok()) return status;
     if (absl::Status status = sink_->Publish(); !status.ok()) return status;
@@ -198,11 +220,13 @@ class Attempt {
   absl::StatusOr<std::string> CopyFile(const AuxFile& file) {
     const absl::StatusOr<std::unique_ptr<File>> from = source_->OpenAuxFile(file.name);
     if (!from.ok()) return from.status();
-    if (absl::Status status = sink_->CreateFile(file.name, file.size_bytes); !status.ok()) return status;
+    if (absl::Status status = sink_->CreateFile(file.name, file.size_bytes); !status.ok())
+      return status;
     Sha256 digest;
     std::vector<std::byte> piece(std::min(kCopyBytes, file.size_bytes));
     for (uint64_t at = 0; at < file.size_bytes; at += kCopyBytes) {
-      const absl::Span<std::byte> part = absl::MakeSpan(piece).subspan(0, std::min(kCopyBytes, file.size_bytes - at));
+      const absl::Span<std::byte> part =
+          absl::MakeSpan(piece).subspan(0, std::min(kCopyBytes, file.size_bytes - at));
       if (absl::Status status = (*from)->ReadAt(at, part); !status.ok()) return status;
       digest.Update(absl::Span<const std::byte>(part));
       if (absl::Status status = sink_->WriteAt(file.name, at, part); !status.ok()) return status;
@@ -231,13 +255,21 @@ class Attempt {
 
 class LocalJobRunner : public JobRunner {
  public:
-  LocalJobRunner(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files, MemoryBudget& budget,
-                 JobStore& store, Metrics& metrics)
-      : options_(options), backend_(backend), files_(files), budget_(budget), store_(store), metrics_(metrics) {}
+  LocalJobRunner(const RunnerOptions& options, const kernels::Backend& backend,
+                 const FileSystem& files, MemoryBudget& budget, JobStore& store, Metrics& metrics)
+      : options_(options),
+        backend_(backend),
+        files_(files),
+        budget_(budget),
+        store_(store),
+        metrics_(metrics) {}
 
-  RunResult Run(const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
-                absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) override {
-    return Attempt(options_, backend_, files_, budget_, store_, metrics_, job, lease, stop, on_progress).Run();
+  RunResult Run(
+      const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
+      absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) override {
+    return Attempt(options_, backend_, files_, budget_, store_, metrics_, job, lease, stop,
+                   on_progress)
+        .Run();
   }
 
  private:
@@ -251,7 +283,8 @@ class LocalJobRunner : public JobRunner {
 
 }  // namespace
 
-std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files,
+std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options,
+                                         const kernels::Backend& backend, const FileSystem& files,
                                          MemoryBudget& budget, JobStore& store, Metrics& metrics) {
   return std::make_unique<LocalJobRunner>(options, backend, files, budget, store, metrics);
 }

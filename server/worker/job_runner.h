@@ -1,4 +1,5 @@
-// Runs one leased job from plan to published output. quantize_unit.cc reads as the whole service in a page.
+// Runs one leased job from plan to published output. quantize_unit.cc reads as the whole service in
+// a page.
 #ifndef SINQ_SERVER_WORKER_JOB_RUNNER_H_
 #define SINQ_SERVER_WORKER_JOB_RUNNER_H_
 
@@ -22,28 +23,33 @@ namespace sinq {
 enum class StopReason : uint8_t { kNone, kCancel, kDrain, kLeaseLost };
 
 struct RunnerOptions {
-  int workers = 1;                      // threads of the pool
-  absl::Duration checkpoint_interval = absl::Seconds(2);  // finished tensors become durable at least this often
-  std::string code_version;             // for the manifest
+  int workers = 1;  // threads of the pool
+  absl::Duration checkpoint_interval =
+      absl::Seconds(2);      // finished tensors become durable at least this often
+  std::string code_version;  // for the manifest
 };
 
 struct RunResult {
-  absl::Status status;                  // OK: published
+  absl::Status status;  // OK: published
   JobProgress progress;
 };
 
-// Thread-safe: Run may be called for several jobs at once; they share backend, budget and file system.
+// Thread-safe: Run may be called for several jobs at once; they share backend, budget and file
+// system.
 class JobRunner {
  public:
   virtual ~JobRunner() = default;
-  // Plans, skips units the store has, quantizes the rest, syncs, digests, writes the manifest, checks the lease, publishes.
-  // `on_progress(progress, tensor)` is called from worker threads, serialised. The caller finishes the job in the store.
-  // Cancelled: staging is removed. Drain or lost lease: staging and finished units are kept for the next attempt.
-  virtual RunResult Run(const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
-                        absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) = 0;
+  // Plans, skips units the store has, quantizes the rest, syncs, digests, writes the manifest,
+  // checks the lease, publishes. `on_progress(progress, tensor)` is called from worker threads,
+  // serialised. The caller finishes the job in the store. Cancelled: staging is removed. Drain or
+  // lost lease: staging and finished units are kept for the next attempt.
+  virtual RunResult Run(
+      const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
+      absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) = 0;
 };
 
-std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files,
+std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options,
+                                         const kernels::Backend& backend, const FileSystem& files,
                                          MemoryBudget& budget, JobStore& store, Metrics& metrics);
 
 }  // namespace sinq

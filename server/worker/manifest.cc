@@ -16,12 +16,15 @@ ordered_json SourceSection(const Job& job, const ModelSource& source) {
   section["fingerprint"] = source.Fingerprint();
   section["files"] = ordered_json::array();
   for (const SourceFile& file : source.files()) {
-    section["files"].push_back({{"name", file.name}, {"size_bytes", file.size_bytes}, {"header_sha256", file.header_sha256}});
+    section["files"].push_back({{"name", file.name},
+                                {"size_bytes", file.size_bytes},
+                                {"header_sha256", file.header_sha256}});
   }
   return section;
 }
 
-ordered_json TensorEntry(const PlannedTensor& tensor, const std::map<std::string, UnitRecord>& records) {
+ordered_json TensorEntry(const PlannedTensor& tensor,
+                         const std::map<std::string, UnitRecord>& records) {
   ordered_json entry;
   entry["name"] = tensor.source.name;
   entry["action"] = std::string(ActionName(tensor.action));
@@ -43,31 +46,36 @@ ordered_json TensorEntry(const PlannedTensor& tensor, const std::map<std::string
   }
   entry["outputs"] = ordered_json::array();
   for (size_t i = 0; i < tensor.outputs.size() && i < record.output_sha256.size(); ++i) {
-    entry["outputs"].push_back({{"name", tensor.outputs[i].tensor.name}, {"sha256", record.output_sha256[i]}});
+    entry["outputs"].push_back(
+        {{"name", tensor.outputs[i].tensor.name}, {"sha256", record.output_sha256[i]}});
   }
   return entry;
 }
 
 }  // namespace
 
-std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& source, const std::map<std::string, UnitRecord>& records,
+std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& source,
+                         const std::map<std::string, UnitRecord>& records,
                          const std::vector<ManifestFile>& files, const std::string& code_version) {
   ordered_json manifest;
   manifest["manifest_version"] = kManifestVersion;
   manifest["job_id"] = job.id;
   manifest["code_version"] = code_version;
   manifest["source"] = SourceSection(job, source);
-  manifest["recipe"] = ordered_json::parse(JobSpecToJson(job.spec), nullptr, /*allow_exceptions=*/false);
+  manifest["recipe"] =
+      ordered_json::parse(JobSpecToJson(job.spec), nullptr, /*allow_exceptions=*/false);
   manifest["plan_digest"] = plan.digest;
   manifest["effective_bits"] = plan.effective_bits;
   manifest["quantized_weights"] = plan.quantized_weights;
   manifest["output_bytes"] = plan.output_bytes;
   manifest["files"] = ordered_json::array();
   for (const ManifestFile& file : files) {
-    manifest["files"].push_back({{"name", file.name}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
+    manifest["files"].push_back(
+        {{"name", file.name}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
   }
   manifest["tensors"] = ordered_json::array();
-  for (const PlannedTensor& tensor : plan.tensors) manifest["tensors"].push_back(TensorEntry(tensor, records));
+  for (const PlannedTensor& tensor : plan.tensors)
+    manifest["tensors"].push_back(TensorEntry(tensor, records));
   return manifest.dump(1) + "\n";
 }
 

@@ -1,4 +1,5 @@
-// The manifest of an output: what it was made from, how, and the digest of every file. Deterministic but for the job id.
+// The manifest of an output: what it was made from, how, and the digest of every file.
+// Deterministic but for the job id.
 #ifndef SINQ_SERVER_WORKER_MANIFEST_H_
 #define SINQ_SERVER_WORKER_MANIFEST_H_
 
@@ -20,7 +21,8 @@ struct ManifestFile {
 };
 
 // `records` by source tensor name.
-std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& source, const std::map<std::string, UnitRecord>& records,
+std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& source,
+                         const std::map<std::string, UnitRecord>& records,
                          const std::vector<ManifestFile>& files, const std::string& code_version);
 
 }  // namespace sinq

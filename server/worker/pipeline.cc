@@ -14,12 +14,15 @@ constexpr uint64_t kThroughputFromBytes = 1 << 20;  // smaller tensors say nothi
 
 }  // namespace
 
-absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress progress, absl::FunctionRef<bool()> stopped) {
+absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress progress,
+                           absl::FunctionRef<bool()> stopped) {
   {
     absl::MutexLock lock(&mutex_);
     progress_ = progress;
   }
-  const auto cancelled = [&] { return failed_.load(std::memory_order_relaxed) || stopped() || checkpointer_.Failed(); };
+  const auto cancelled = [&] {
+    return failed_.load(std::memory_order_relaxed) || stopped() || checkpointer_.Failed();
+  };
   std::thread reader([&] { ReadAhead(finished, cancelled); });
   std::vector<std::thread> workers;
   for (int i = 0; i < workers_; ++i) workers.emplace_back([&] { Work(cancelled); });
@@ -29,7 +32,8 @@ absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress pr
   return status_;
 }
 
-void Pipeline::ReadAhead(const std::set<std::string>& finished, absl::FunctionRef<bool()> cancelled) {
+void Pipeline::ReadAhead(const std::set<std::string>& finished,
+                         absl::FunctionRef<bool()> cancelled) {
   for (const PlannedTensor& tensor : context_.plan.tensors) {
     if (tensor.action == TensorAction::kDrop || finished.contains(tensor.source.name)) continue;
     if (cancelled()) {
@@ -64,12 +68,16 @@ void Pipeline::Work(absl::FunctionRef<bool()> cancelled) {
 }
 
 absl::StatusOr<UnitRecord> Pipeline::Process(Item& item, absl::FunctionRef<bool()> cancelled) {
-  if (item.tensor->action == TensorAction::kCopy) return CopyUnit(context_, *item.tensor, cancelled);
+  if (item.tensor->action == TensorAction::kCopy)
+    return CopyUnit(context_, *item.tensor, cancelled);
   kernels::TensorStats stats;
   const auto begin = std::chrono::steady_clock::now();
-  absl::StatusOr<UnitRecord> record = QuantizeUnit(context_, *item.tensor, item.memory, cancelled, &stats);
+  absl::StatusOr<UnitRecord> record =
+      QuantizeUnit(context_, *item.tensor, item.memory, cancelled, &stats);
   context_.pool.Release(std::move(item.memory.buffer));
-  if (record.ok()) Count(*item.tensor, stats, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  if (record.ok())
+    Count(*item.tensor, stats,
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return record;
 }
 
@@ -83,9 +91,11 @@ void Pipeline::Fail(const absl::Status& status) {
 
 void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
   metrics_.Add("sinq_tensors_total", 1, {{"action", std::string(ActionName(tensor.action))}});
-  metrics_.Add("sinq_weight_bytes_in_total", static_cast<double>(tensor.source.size_bytes), {{"source", "file"}});
+  metrics_.Add("sinq_weight_bytes_in_total", static_cast<double>(tensor.source.size_bytes),
+               {{"source", "file"}});
   double bytes_out = 0;
-  for (const OutputRange& range : tensor.outputs) bytes_out += static_cast<double>(range.tensor.size_bytes);
+  for (const OutputRange& range : tensor.outputs)
+    bytes_out += static_cast<double>(range.tensor.size_bytes);
   metrics_.Add("sinq_weight_bytes_out_total", bytes_out, {{"sink", "dir"}});
   checkpointer_.Add(tensor, std::move(record));
   absl::MutexLock lock(&mutex_);
@@ -94,15 +104,19 @@ void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
   on_progress_(progress_, tensor.source.name);
 }
 
-void Pipeline::Count(const PlannedTensor& tensor, const kernels::TensorStats& stats, double seconds) {
-  const double weights = static_cast<double>(tensor.source.shape[0]) * static_cast<double>(tensor.source.shape[1]);
+void Pipeline::Count(const PlannedTensor& tensor, const kernels::TensorStats& stats,
+                     double seconds) {
+  const double weights =
+      static_cast<double>(tensor.source.shape[0]) * static_cast<double>(tensor.source.shape[1]);
   const std::string backend = context_.backend.GetCapabilities().name;
   metrics_.Add("sinq_weights_quantized_total", weights, {{"backend", backend}});
   metrics_.Observe("sinq_job_stage_seconds", seconds, {{"stage", "quantize"}});
-  metrics_.Observe("sinq_relative_error", stats.relative_error, {{"method", std::string(kernels::MethodName(tensor.params.method))}});
+  metrics_.Observe("sinq_relative_error", stats.relative_error,
+                   {{"method", std::string(kernels::MethodName(tensor.params.method))}});
   metrics_.Observe("sinq_sinkhorn_rounds", stats.mean_rounds);
   if (tensor.source.size_bytes >= kThroughputFromBytes && seconds > 0) {
-    metrics_.Observe("sinq_quantize_throughput_weights_per_second", weights / seconds, {{"backend", backend}});
+    metrics_.Observe("sinq_quantize_throughput_weights_per_second", weights / seconds,
+                     {{"backend", backend}});
   }
 }
 

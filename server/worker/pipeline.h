@@ -1,4 +1,5 @@
-// Reads ahead, computes and writes all unfinished tensors of a plan at once, within the memory budget.
+// Reads ahead, computes and writes all unfinished tensors of a plan at once, within the memory
+// budget.
 #ifndef SINQ_SERVER_WORKER_PIPELINE_H_
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 
@@ -23,12 +24,19 @@ namespace sinq {
 class Pipeline {
  public:
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)>;
-  Pipeline(const UnitContext& context, Checkpointer& checkpointer, Metrics& metrics, int workers, OnProgress on_progress)
-      : context_(context), checkpointer_(checkpointer), metrics_(metrics), workers_(workers), on_progress_(on_progress),
+  Pipeline(const UnitContext& context, Checkpointer& checkpointer, Metrics& metrics, int workers,
+           OnProgress on_progress)
+      : context_(context),
+        checkpointer_(checkpointer),
+        metrics_(metrics),
+        workers_(workers),
+        on_progress_(on_progress),
         queue_(static_cast<size_t>(workers)) {}
 
-  // All tensors but those named in `finished`. The first error, or Cancelled once `stopped` is true.
-  absl::Status Run(const std::set<std::string>& finished, JobProgress progress, absl::FunctionRef<bool()> stopped);
+  // All tensors but those named in `finished`. The first error, or Cancelled once `stopped` is
+  // true.
+  absl::Status Run(const std::set<std::string>& finished, JobProgress progress,
+                   absl::FunctionRef<bool()> stopped);
   JobProgress progress() const;
 
  private:

@@ -11,7 +11,8 @@
 namespace sinq {
 namespace {
 
-constexpr uint64_t kDigestBytes = 1 << 20;  // read and digested together: still in the second-level cache
+constexpr uint64_t kDigestBytes =
+    1 << 20;  // read and digested together: still in the second-level cache
 constexpr uint64_t kCopyBytes = 4 << 20;
 
 uint64_t Aligned(uint64_t bytes) {
@@ -30,31 +31,40 @@ kernels::WeightDtype WeightDtypeOf(const std::string& dtype) {
 }
 
 absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
-  if (status.code() != absl::StatusCode::kInvalidArgument || GetErrorDetails(status).reason != Reason::kUnspecified) {
+  if (status.code() != absl::StatusCode::kInvalidArgument ||
+      GetErrorDetails(status).reason != Reason::kUnspecified) {
     return Annotate(status, tensor.source.name);
   }
   // What the kernels refuse is in the weights themselves.
-  return MakeError(status.code(), Reason::kNonFiniteWeight, absl::StrCat(tensor.source.name, ": ", status.message(), "."),
+  return MakeError(status.code(), Reason::kNonFiniteWeight,
+                   absl::StrCat(tensor.source.name, ": ", status.message(), "."),
                    {{"tensor", tensor.source.name}});
 }
 
-absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor, absl::Span<std::byte> out, Sha256& digest,
+absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
+                         absl::Span<std::byte> out, Sha256& digest,
                          absl::FunctionRef<bool()> cancelled) {
   for (uint64_t at = 0; at < out.size(); at += kDigestBytes) {
     if (cancelled()) return absl::CancelledError("stopped while reading");
     const absl::Span<std::byte> piece = out.subspan(at, kDigestBytes);
-    if (absl::Status status = context.source.Read(tensor.file_index, tensor.offset + at, piece); !status.ok()) return status;
+    if (absl::Status status = context.source.Read(tensor.file_index, tensor.offset + at, piece);
+        !status.ok())
+      return status;
     digest.Update(absl::Span<const std::byte>(piece));
   }
   return absl::OkStatus();
 }
 
 // Factors of an FP8 weight's blocks as fp32; they count as part of the unit's source bytes.
-absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& tensor, UnitMemory& memory) {
+absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& tensor,
+                             UnitMemory& memory) {
   if (tensor.scale_tensor < 0) return absl::OkStatus();
   const SourceTensor& scale = context.plan.tensors[static_cast<size_t>(tensor.scale_tensor)].source;
   std::vector<std::byte> raw(scale.size_bytes);
-  if (absl::Status status = context.source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw)); !status.ok()) return status;
+  if (absl::Status status =
+          context.source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
+      !status.ok())
+    return status;
   const bool bf16 = scale.dtype == "BF16";
   memory.block_scales.resize(raw.size() / (bf16 ? 2 : 4));
   for (size_t i = 0; i < memory.block_scales.size(); ++i) {
@@ -74,37 +84,50 @@ absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& te
 uint64_t UnitMemoryBytes(const PlannedTensor& tensor, const kernels::Backend& backend) {
   uint64_t bytes = Aligned(tensor.source.size_bytes);
   for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
-  return bytes + backend.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+  return bytes +
+         backend.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
 }
 
-absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor, absl::FunctionRef<bool()> cancelled) {
-  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(UnitMemoryBytes(tensor, context.backend), cancelled);
+absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                    absl::FunctionRef<bool()> cancelled) {
+  absl::StatusOr<PooledBuffer> buffer =
+      context.pool.Acquire(UnitMemoryBytes(tensor, context.backend), cancelled);
   if (!buffer.ok()) return buffer.status();
   UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}};
   Sha256 digest;
-  const absl::Span<std::byte> weights = memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
-  if (absl::Status status = ReadWeights(context, tensor.source, weights, digest, cancelled); !status.ok()) {
+  const absl::Span<std::byte> weights =
+      memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
+  if (absl::Status status = ReadWeights(context, tensor.source, weights, digest, cancelled);
+      !status.ok()) {
     return WithTensor(status, tensor);
   }
   memory.source_sha256 = digest.HexDigest();
-  if (absl::Status status = ReadBlockScales(context, tensor, memory); !status.ok()) return WithTensor(status, tensor);
+  if (absl::Status status = ReadBlockScales(context, tensor, memory); !status.ok())
+    return WithTensor(status, tensor);
   return memory;
 }
 
-absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor, UnitMemory& memory,
-                                        absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats) {
+absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                        UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
+                                        kernels::TensorStats* stats) {
   absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  const kernels::MatrixView in{rest.data(), tensor.source.shape[0], tensor.source.shape[1], WeightDtypeOf(tensor.source.dtype),
-                               memory.block_scales};
+  const kernels::MatrixView in{rest.data(), tensor.source.shape[0], tensor.source.shape[1],
+                               WeightDtypeOf(tensor.source.dtype), memory.block_scales};
   rest.remove_prefix(Aligned(memory.weights_bytes));
   std::vector<absl::Span<std::byte>> planes;
   for (const OutputRange& range : tensor.outputs) {
     planes.push_back(rest.subspan(0, range.tensor.size_bytes));
     rest.remove_prefix(Aligned(range.tensor.size_bytes));
   }
-  absl::Status status = context.backend.Quantize(in, tensor.params, rest, planes, kernels::RunSerially, cancelled, stats);
+  absl::Status status = context.backend.Quantize(in, tensor.params, rest, planes,
+                                                 kernels::RunSerially, cancelled, stats);
   if (!status.ok()) return WithTensor(status, tensor);
-  UnitRecord record{memory.source_sha256, {}, true, stats->relative_error, stats->imbalance_before, stats->imbalance_after,
+  UnitRecord record{memory.source_sha256,
+                    {},
+                    true,
+                    stats->relative_error,
+                    stats->imbalance_before,
+                    stats->imbalance_after,
                     stats->mean_rounds};
   for (size_t i = 0; i < planes.size(); ++i) {
     Sha256 digest;
@@ -117,9 +140,11 @@ absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const Planne
   return record;
 }
 
-absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor, absl::FunctionRef<bool()> cancelled) {
+absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                    absl::FunctionRef<bool()> cancelled) {
   const OutputRange& range = tensor.outputs.front();
-  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1)), cancelled);
+  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(
+      std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1)), cancelled);
   if (!buffer.ok()) return buffer.status();
   Sha256 digest;
   absl::Status status;
@@ -129,7 +154,8 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
     SourceTensor part = tensor.source;
     part.offset += at;
     status = ReadWeights(context, part, piece, digest, cancelled);
-    if (status.ok()) status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
+    if (status.ok())
+      status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
   }
   context.pool.Release(*std::move(buffer));
   if (!status.ok()) return WithTensor(status, tensor);

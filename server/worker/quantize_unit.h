@@ -25,7 +25,8 @@ struct UnitContext {
   BufferPool& pool;
 };
 
-// A quantize unit's memory: [weights | planes | scratch] in one buffer, so that one reservation covers it.
+// A quantize unit's memory: [weights | planes | scratch] in one buffer, so that one reservation
+// covers it.
 struct UnitMemory {
   PooledBuffer buffer;
   uint64_t weights_bytes = 0;
@@ -35,12 +36,15 @@ struct UnitMemory {
 
 uint64_t UnitMemoryBytes(const PlannedTensor& tensor, const kernels::Backend& backend);
 // Reads a quantize unit's weights, each byte once, digesting on the way.
-absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor, absl::FunctionRef<bool()> cancelled);
+absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                    absl::FunctionRef<bool()> cancelled);
 // Quantizes what ReadUnit read and writes the planes at their planned places.
-absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor, UnitMemory& memory,
-                                        absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats);
+absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                        UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
+                                        kernels::TensorStats* stats);
 // Moves a tensor as it is, in pieces.
-absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor, absl::FunctionRef<bool()> cancelled);
+absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                    absl::FunctionRef<bool()> cancelled);
 
 }  // namespace sinq
 

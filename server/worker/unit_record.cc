@@ -21,9 +21,12 @@ std::string UnitRecordToJson(const UnitRecord& record) {
 
 absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view text) {
   const json in = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const bool shaped = in.is_object() && in.contains("source_sha256") && in["source_sha256"].is_string() &&
-                      in.contains("output_sha256") && in["output_sha256"].is_array();
-  if (!shaped) return absl::DataLossError("a finished tensor's record in the job store is damaged; delete the job and submit again");
+  const bool shaped = in.is_object() && in.contains("source_sha256") &&
+                      in["source_sha256"].is_string() && in.contains("output_sha256") &&
+                      in["output_sha256"].is_array();
+  if (!shaped)
+    return absl::DataLossError(
+        "a finished tensor's record in the job store is damaged; delete the job and submit again");
   UnitRecord record;
   record.source_sha256 = in["source_sha256"].get<std::string>();
   for (const json& digest : in["output_sha256"]) {

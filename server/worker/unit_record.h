@@ -1,4 +1,5 @@
-// What a finished tensor leaves behind: in the store for a resumed job, in the manifest for readers.
+// What a finished tensor leaves behind: in the store for a resumed job, in the manifest for
+// readers.
 #ifndef SINQ_SERVER_WORKER_UNIT_RECORD_H_
 #define SINQ_SERVER_WORKER_UNIT_RECORD_H_
 
@@ -12,9 +13,9 @@
 namespace sinq {
 
 struct UnitRecord {
-  std::string source_sha256;                // hex, of the tensor's bytes in the source
-  std::vector<std::string> output_sha256;   // hex, one per output range
-  bool quantized = false;                   // the rest is only for quantized tensors
+  std::string source_sha256;               // hex, of the tensor's bytes in the source
+  std::vector<std::string> output_sha256;  // hex, one per output range
+  bool quantized = false;                  // the rest is only for quantized tensors
   double relative_error = 0;
   double imbalance_before = 0, imbalance_after = 0;
   double mean_rounds = 0;

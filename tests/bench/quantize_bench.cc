@@ -23,7 +23,8 @@ uint16_t ToBf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// N(0, 0.02) with lognormal spreads of 0.2 over rows and columns, as the golden vectors' "mild" input.
+// N(0, 0.02) with lognormal spreads of 0.2 over rows and columns, as the golden vectors' "mild"
+// input.
 std::vector<uint16_t> MildWeights() {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -33,7 +34,8 @@ std::vector<uint16_t> MildWeights() {
   std::vector<uint16_t> weights(kRows * kCols);
   for (int64_t i = 0; i < kRows; ++i) {
     for (int64_t k = 0; k < kCols; ++k) {
-      weights[static_cast<size_t>(i * kCols + k)] = ToBf16(0.02f * normal(random) * row[static_cast<size_t>(i)] * col[static_cast<size_t>(k)]);
+      weights[static_cast<size_t>(i * kCols + k)] = ToBf16(
+          0.02f * normal(random) * row[static_cast<size_t>(i)] * col[static_cast<size_t>(k)]);
     }
   }
   return weights;
@@ -56,16 +58,20 @@ Buffers MakeBuffers(const Backend& backend, const QuantParams& params) {
   return buffers;
 }
 
-void BM_Quantize(benchmark::State& state, const Backend* backend, QuantParams params, const std::vector<uint16_t>* weights) {
+void BM_Quantize(benchmark::State& state, const Backend* backend, QuantParams params,
+                 const std::vector<uint16_t>* weights) {
   Buffers buffers = MakeBuffers(*backend, params);
-  const MatrixView in{reinterpret_cast<const std::byte*>(weights->data()), kRows, kCols, WeightDtype::kBf16, {}};
+  const MatrixView in{
+      reinterpret_cast<const std::byte*>(weights->data()), kRows, kCols, WeightDtype::kBf16, {}};
   TensorStats stats;
   for (auto _ : state) {
-    const absl::Status status = backend->Quantize(in, params, {buffers.scratch.get(), buffers.scratch_bytes}, buffers.spans, RunSerially,
-                                                  [] { return false; }, &stats);
+    const absl::Status status = backend->Quantize(
+        in, params, {buffers.scratch.get(), buffers.scratch_bytes}, buffers.spans, RunSerially,
+        [] { return false; }, &stats);
     if (!status.ok()) state.SkipWithError(std::string(status.message()).c_str());
   }
-  state.counters["weights_per_second"] = benchmark::Counter(static_cast<double>(kRows * kCols), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["weights_per_second"] = benchmark::Counter(
+      static_cast<double>(kRows * kCols), benchmark::Counter::kIsIterationInvariantRate);
   state.counters["mean_rounds"] = stats.mean_rounds;
   state.counters["relative_error"] = stats.relative_error;
 }
@@ -76,7 +82,8 @@ void BM_Memcpy(benchmark::State& state, const std::vector<uint16_t>* weights) {
     std::memcpy(copy.data(), weights->data(), 2 * copy.size());
     benchmark::ClobberMemory();
   }
-  state.counters["weights_per_second"] = benchmark::Counter(static_cast<double>(kRows * kCols), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["weights_per_second"] = benchmark::Counter(
+      static_cast<double>(kRows * kCols), benchmark::Counter::kIsIterationInvariantRate);
 }
 
 }  // namespace
@@ -88,10 +95,17 @@ int main(int argc, char** argv) {
   benchmark::RegisterBenchmark("memcpy", BM_Memcpy, &weights)->Unit(benchmark::kMillisecond);
   for (const auto& backend : backends) {
     const std::string target = backend->GetCapabilities().target;
-    const QuantParams refined{}, minmax{.profile = Profile::kUpstream, .aux = AuxStorage::kF16}, rtn{.method = Method::kRtn};
-    benchmark::RegisterBenchmark(("upstream_f16/" + target).c_str(), BM_Quantize, backend.get(), minmax, &weights)->Unit(benchmark::kMillisecond);
-    benchmark::RegisterBenchmark(("default_u8/" + target).c_str(), BM_Quantize, backend.get(), refined, &weights)->Unit(benchmark::kMillisecond);
-    benchmark::RegisterBenchmark(("rtn_u8/" + target).c_str(), BM_Quantize, backend.get(), rtn, &weights)->Unit(benchmark::kMillisecond);
+    const QuantParams refined{}, minmax{.profile = Profile::kUpstream, .aux = AuxStorage::kF16},
+        rtn{.method = Method::kRtn};
+    benchmark::RegisterBenchmark(("upstream_f16/" + target).c_str(), BM_Quantize, backend.get(),
+                                 minmax, &weights)
+        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(("default_u8/" + target).c_str(), BM_Quantize, backend.get(),
+                                 refined, &weights)
+        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(("rtn_u8/" + target).c_str(), BM_Quantize, backend.get(), rtn,
+                                 &weights)
+        ->Unit(benchmark::kMillisecond);
   }
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

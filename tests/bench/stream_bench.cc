@@ -1,9 +1,11 @@
-// Ratio of a tensor stream through sinqd to a stream that only echoes, with the same chunks, in one run.
+// Ratio of a tensor stream through sinqd to a stream that only echoes, with the same chunks, in one
+// run.
 //
 //   stream_bench --server HOST:PORT [rows cols tensors repeats]
 //
-// The echo server lives in this process and speaks the same messages over loopback; both sides are driven by the same client
-// code, in turn. Prints one JSON line per repeat and the median ratio. It prints, it does not judge.
+// The echo server lives in this process and speaks the same messages over loopback; both sides are
+// driven by the same client code, in turn. Prints one JSON line per repeat and the median ratio. It
+// prints, it does not judge.
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -27,7 +29,8 @@ using sinq::v1::QuantizeTensorsRequest;
 using sinq::v1::QuantizeTensorsResponse;
 
 // Sends every chunk back unchanged.
-class EchoReactor : public grpc::ServerBidiReactor<QuantizeTensorsRequest, QuantizeTensorsResponse> {
+class EchoReactor
+    : public grpc::ServerBidiReactor<QuantizeTensorsRequest, QuantizeTensorsResponse> {
  public:
   EchoReactor() { StartRead(&request_); }
   void OnReadDone(bool ok) override {
@@ -62,7 +65,8 @@ std::string RandomBf16(const Shape& shape) {
   std::string bytes(static_cast<size_t>(shape.rows * shape.cols * 2), '\0');
   std::mt19937 random(1);
   for (size_t i = 0; i < bytes.size(); i += 2) {
-    // Sign, an exponent around 2^-6, random mantissa: what a layer's weights look like to the balancing.
+    // Sign, an exponent around 2^-6, random mantissa: what a layer's weights look like to the
+    // balancing.
     const uint32_t bits = random();
     const uint16_t value = static_cast<uint16_t>((bits & 0x807f) | ((118 + (bits >> 29) % 4) << 7));
     bytes[i] = static_cast<char>(value & 0xff);
@@ -144,8 +148,9 @@ int main(int argc, char** argv) {
     if (ours < 0 || echoed < 0) return 1;
     if (i == 0) continue;  // warm-up
     ratios.push_back(echoed / ours);
-    std::printf("{\"sinqd_bytes_per_second\": %.4g, \"echo_bytes_per_second\": %.4g, \"ratio\": %.3f}\n",
-                bytes / ours, bytes / echoed, ratios.back());
+    std::printf(
+        "{\"sinqd_bytes_per_second\": %.4g, \"echo_bytes_per_second\": %.4g, \"ratio\": %.3f}\n",
+        bytes / ours, bytes / echoed, ratios.back());
   }
   std::sort(ratios.begin(), ratios.end());
   std::printf("{\"median_ratio\": %.3f}\n", ratios[ratios.size() / 2]);

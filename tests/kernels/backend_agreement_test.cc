@@ -1,4 +1,5 @@
-// The same bytes from every SIMD target as from the scalar oracle, whatever the order and number of threads.
+// The same bytes from every SIMD target as from the scalar oracle, whatever the order and number of
+// threads.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -37,7 +38,8 @@ Matrix Store(int64_t rows, int64_t cols, WeightDtype dtype, const std::vector<fl
   for (const float value : values) {
     if (dtype == WeightDtype::kF32) Append(m.bytes, value);
     if (dtype == WeightDtype::kF16) Append(m.bytes, FloatToF16(value));
-    if (dtype == WeightDtype::kBf16) Append(m.bytes, static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16));
+    if (dtype == WeightDtype::kBf16)
+      Append(m.bytes, static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16));
   }
   return m;
 }
@@ -67,7 +69,8 @@ Matrix Fp8(int64_t rows, int64_t cols, uint32_t seed) {
     m.bytes.push_back(static_cast<std::byte>(code));
   }
   const int64_t blocks = ((rows + 127) / 128) * ((cols + 127) / 128);
-  for (int64_t b = 0; b < blocks; ++b) m.block_scales.push_back(1e-4f * (1.0f + static_cast<float>(random() % 1000) / 333.0f));
+  for (int64_t b = 0; b < blocks; ++b)
+    m.block_scales.push_back(1e-4f * (1.0f + static_cast<float>(random() % 1000) / 333.0f));
   return m;
 }
 
@@ -96,21 +99,26 @@ const std::vector<std::unique_ptr<Backend>>& Targets() {
 }
 
 std::string Describe(const MatrixView& in, const QuantParams& p) {
-  return absl::StrCat(in.rows, "x", in.cols, " dtype ", static_cast<int>(in.dtype), " bits ", p.bits, " group ", p.group_size,
-                      p.symmetric ? " symmetric " : " asymmetric ", AuxName(p.aux), " ", ProfileName(p.profile), " ", MethodName(p.method));
+  return absl::StrCat(in.rows, "x", in.cols, " dtype ", static_cast<int>(in.dtype), " bits ",
+                      p.bits, " group ", p.group_size, p.symmetric ? " symmetric " : " asymmetric ",
+                      AuxName(p.aux), " ", ProfileName(p.profile), " ", MethodName(p.method));
 }
 
 // Oracle against every target; the targets also in reverse order and on threads.
-void ExpectAgreement(const Matrix& matrix, const QuantParams& params, const std::string& what = "") {
+void ExpectAgreement(const Matrix& matrix, const QuantParams& params,
+                     const std::string& what = "") {
   const MatrixView in = matrix.View();
   const QuantizedPlanes expected = RunBackend(ReferenceBackend(), in, params);
   for (const std::unique_ptr<Backend>& target : Targets()) {
-    const std::string where = absl::StrCat(target->GetCapabilities().target, " ", what, " ", Describe(in, params));
+    const std::string where =
+        absl::StrCat(target->GetCapabilities().target, " ", what, " ", Describe(in, params));
     EXPECT_EQ(Difference(expected, RunBackend(*target, in, params)), "") << where;
   }
   const Backend& best = *Targets().front();
-  EXPECT_EQ(Difference(expected, RunBackend(best, in, params, RunReversed, 3)), "") << "reversed " << what << Describe(in, params);
-  EXPECT_EQ(Difference(expected, RunBackend(best, in, params, RunThreaded, 4)), "") << "threads " << what << Describe(in, params);
+  EXPECT_EQ(Difference(expected, RunBackend(best, in, params, RunReversed, 3)), "")
+      << "reversed " << what << Describe(in, params);
+  EXPECT_EQ(Difference(expected, RunBackend(best, in, params, RunThreaded, 4)), "")
+      << "threads " << what << Describe(in, params);
 }
 
 bool IsPossible(const QuantParams& params, int64_t rows, int64_t cols) {
@@ -124,7 +132,8 @@ std::vector<QuantParams> AllParams() {
       for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16}) {
         for (const int bits : {2, 3, 4, 5, 6, 8}) {
           for (const int group : {32, 64, 128}) {
-            for (const bool symmetric : {false, true}) all.push_back({method, profile, aux, bits, group, symmetric});
+            for (const bool symmetric : {false, true})
+              all.push_back({method, profile, aux, bits, group, symmetric});
           }
         }
       }
@@ -140,7 +149,8 @@ TEST(BackendAgreementTest, EveryCombinationOfParameters) {
   uint32_t seed = 0;
   for (const QuantParams& params : AllParams()) {
     if (!Validate(params).ok()) continue;
-    for (const WeightDtype dtype : {WeightDtype::kBf16, WeightDtype::kF16, WeightDtype::kF32, WeightDtype::kF8E4M3}) {
+    for (const WeightDtype dtype :
+         {WeightDtype::kBf16, WeightDtype::kF16, WeightDtype::kF32, WeightDtype::kF8E4M3}) {
       ++seed;
       ExpectAgreement(MakeMatrix(seed % 2 == 0 ? 64 : 32, 256, dtype, seed), params);
       if (HasFailure()) return;
@@ -149,25 +159,32 @@ TEST(BackendAgreementTest, EveryCombinationOfParameters) {
 }
 
 TEST(BackendAgreementTest, EveryDtypeInEveryProfile) {
-  for (const WeightDtype dtype : {WeightDtype::kBf16, WeightDtype::kF16, WeightDtype::kF32, WeightDtype::kF8E4M3}) {
+  for (const WeightDtype dtype :
+       {WeightDtype::kBf16, WeightDtype::kF16, WeightDtype::kF32, WeightDtype::kF8E4M3}) {
     for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
       for (const bool symmetric : {false, true}) {
-        ExpectAgreement(MakeMatrix(160, 384, dtype, 5), {Method::kSinq, profile, AuxStorage::kU8, 4, 64, symmetric});
+        ExpectAgreement(MakeMatrix(160, 384, dtype, 5),
+                        {Method::kSinq, profile, AuxStorage::kU8, 4, 64, symmetric});
       }
     }
   }
 }
 
-// Row counts around the block of 32 and the vector, columns that halve the group, one tile and many.
+// Row counts around the block of 32 and the vector, columns that halve the group, one tile and
+// many.
 TEST(BackendAgreementTest, OddShapes) {
   for (const int64_t rows : {1, 2, 31, 32, 33, 101, 257}) {
     for (const int64_t cols : {16, 48, 80, 96, 64, 192}) {
       for (const int bits : {3, 4, 8}) {
         for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
-          const QuantParams params{Method::kSinq, profile, rows % 2 ? AuxStorage::kF16 : AuxStorage::kU8, bits, 64, cols == 80};
+          const QuantParams params{
+              Method::kSinq, profile, rows % 2 ? AuxStorage::kF16 : AuxStorage::kU8,
+              bits,          64,      cols == 80};
           if (!IsPossible(params, rows, cols)) continue;
-          ExpectAgreement(MakeMatrix(rows, cols, rows == 33 ? WeightDtype::kF32 : WeightDtype::kBf16, static_cast<uint32_t>(rows + cols)),
-                          params);
+          ExpectAgreement(
+              MakeMatrix(rows, cols, rows == 33 ? WeightDtype::kF32 : WeightDtype::kBf16,
+                         static_cast<uint32_t>(rows + cols)),
+              params);
         }
       }
     }
@@ -192,7 +209,8 @@ std::vector<Special> Specials() {
   made("zeros", [](size_t, float) { return 0.0f; });
   made("negative zeros", [](size_t i, float) { return i % 3 ? -0.0f : 0.0f; });
   made("zero rows", [](size_t i, float w) { return i / 128 % 4 == 1 ? 0.0f : w; });
-  made("zero and negative zero in a one-sided row", [](size_t i, float w) { return i % 5 ? std::abs(w) : (i % 2 ? -0.0f : 0.0f); });
+  made("zero and negative zero in a one-sided row",
+       [](size_t i, float w) { return i % 5 ? std::abs(w) : (i % 2 ? -0.0f : 0.0f); });
   made("zero columns", [](size_t i, float w) { return i % 7 == 1 ? 0.0f : w; });
   made("constant", [](size_t, float) { return 0.0625f; });
   made("negative constant", [](size_t, float) { return -3.0f; });
@@ -228,7 +246,8 @@ TEST(BackendAgreementTest, SpecialInputs) {
   }
 }
 
-void ExpectBadElement(const QuantParams& params, std::vector<size_t> places, float value, const std::string& expected) {
+void ExpectBadElement(const QuantParams& params, std::vector<size_t> places, float value,
+                      const std::string& expected) {
   std::vector<float> values = LayerLike(70, 128, 3);
   for (const size_t place : places) values[place] = value;
   for (const WeightDtype dtype : {WeightDtype::kF32, WeightDtype::kBf16, WeightDtype::kF16}) {
@@ -244,7 +263,8 @@ void ExpectBadElement(const QuantParams& params, std::vector<size_t> places, flo
 }
 
 TEST(BackendAgreementTest, NonFiniteElementsAreNamed) {
-  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity(),
+              nan = std::numeric_limits<float>::quiet_NaN();
   for (const Method method : {Method::kSinq, Method::kRtn}) {
     for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
       const QuantParams params{method, profile, AuxStorage::kF16, 4, 64, false};
@@ -275,11 +295,13 @@ TEST(BackendAgreementTest, CancelledBetweenTiles) {
   for (const PlaneSpec& spec : specs) planes.emplace_back(spec.size_bytes);
   for (std::vector<std::byte>& plane : planes) spans.push_back(absl::MakeSpan(plane));
   std::vector<std::byte> scratch(backend.ScratchBytes(params, 64, 128) + 64);
-  std::byte* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
+  std::byte* aligned =
+      scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
   TensorStats stats;
   int asked = 0;
-  const absl::Status status = backend.Quantize(matrix.View(), params, {aligned, scratch.size() - 64}, spans, RunSerially,
-                                               [&] { return ++asked == 2; }, &stats);
+  const absl::Status status = backend.Quantize(
+      matrix.View(), params, {aligned, scratch.size() - 64}, spans, RunSerially,
+      [&] { return ++asked == 2; }, &stats);
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_EQ(asked, 2);
 }
@@ -289,7 +311,9 @@ TEST(BackendAgreementTest, AMutantOracleDisagrees) {
   const Matrix matrix = MakeMatrix(64, 128, WeightDtype::kBf16, 8);
   ReferenceOptions mutant;
   mutant.tau_factor = 1.01f;
-  EXPECT_NE(Difference(RunBackend(ReferenceBackend(mutant), matrix.View(), {}), RunBackend(*Targets().front(), matrix.View(), {})), "");
+  EXPECT_NE(Difference(RunBackend(ReferenceBackend(mutant), matrix.View(), {}),
+                       RunBackend(*Targets().front(), matrix.View(), {})),
+            "");
 }
 
 }  // namespace

@@ -1,8 +1,11 @@
 // Profile upstream against what the authors' code answers (tests/golden). The bounds:
-//   every case            99.99 % of the codes equal, the rest off by one; s * t within 1e-5; z equal
-//   rtn*, *_gated*        99.4 % of the codes, z off by at most 1: bf16 input has exact ties, and the authors' methods without
-//                         balancing divide by t and multiply by it again, which moves values by an ulp
-//   onesided*, tiny_b4    98.9 % of the codes, s * t within 2e-5; a z off by 1 (one group) is what moves that many codes
+//   every case            99.99 % of the codes equal, the rest off by one; s * t within 1e-5; z
+//   equal rtn*, *_gated*        99.4 % of the codes, z off by at most 1: bf16 input has exact ties,
+//   and the authors' methods without
+//                         balancing divide by t and multiply by it again, which moves values by an
+//                         ulp
+//   onesided*, tiny_b4    98.9 % of the codes, s * t within 2e-5; a z off by 1 (one group) is what
+//   moves that many codes
 //   *_f16                 s * t within 1e-3, and equal after rounding to F16
 // Only s * t is compared: t and r each are defined up to one factor per tile.
 #include <algorithm>
@@ -25,8 +28,12 @@ struct Bounds {
   float zero = 0;
 };
 
-bool StartsWith(const std::string& name, const std::string& prefix) { return name.rfind(prefix, 0) == 0; }
-bool Contains(const std::string& name, const std::string& part) { return name.find(part) != std::string::npos; }
+bool StartsWith(const std::string& name, const std::string& prefix) {
+  return name.rfind(prefix, 0) == 0;
+}
+bool Contains(const std::string& name, const std::string& part) {
+  return name.find(part) != std::string::npos;
+}
 
 Bounds BoundsOf(const std::string& name) {
   if (StartsWith(name, "rtn") || Contains(name, "_gated")) return {0.994, 1e-5, 1};
@@ -35,7 +42,8 @@ Bounds BoundsOf(const std::string& name) {
   return {};
 }
 
-// What one implementation answers. `stored_as_f16` widens the bound of s * t by what rounding both to F16 may add.
+// What one implementation answers. `stored_as_f16` widens the bound of s * t by what rounding both
+// to F16 may add.
 struct Answer {
   std::vector<int> codes;
   std::vector<float> scale, zero, t;
@@ -47,11 +55,13 @@ std::string CheckCodes(const GoldenCase& golden, const Answer& answer, const Bou
   size_t different = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     const int distance = std::abs(static_cast<int>(expected[i]) - answer.codes[i]);
-    if (distance > 1) return absl::StrCat("code ", i, " is ", answer.codes[i], ", not ", expected[i]);
+    if (distance > 1)
+      return absl::StrCat("code ", i, " is ", answer.codes[i], ", not ", expected[i]);
     different += distance != 0;
   }
   const double equal = 1 - static_cast<double>(different) / static_cast<double>(expected.size());
-  // The oracle meets 99.99 % with at most one code per tensor, which in a tiny tensor is more than 0.01 %.
+  // The oracle meets 99.99 % with at most one code per tensor, which in a tiny tensor is more than
+  // 0.01 %.
   if (equal >= bounds.equal_codes || different <= 1) return "";
   return absl::StrCat("only ", 100 * equal, " % of the codes are equal (", different, " differ)");
 }
@@ -68,10 +78,12 @@ std::string CheckProducts(const GoldenCase& golden, const Answer& answer, const 
       const double actual = static_cast<double>(answer.scale[e]) * answer.t[c];
       double allowed = bounds.product * std::abs(expected);
       if (answer.stored_as_f16) {
-        allowed += 1.001 * (HalfStepF16(answer.scale[e]) * answer.t[c] + HalfStepF16(answer.t[c]) * answer.scale[e]);
+        allowed += 1.001 * (HalfStepF16(answer.scale[e]) * answer.t[c] +
+                            HalfStepF16(answer.t[c]) * answer.scale[e]);
       }
       if (std::abs(actual - expected) <= allowed) continue;
-      return absl::StrCat("s * t of [", i, ", ", k, "] is ", actual, ", not ", expected, " (off by ", actual / expected - 1, ")");
+      return absl::StrCat("s * t of [", i, ", ", k, "] is ", actual, ", not ", expected,
+                          " (off by ", actual / expected - 1, ")");
     }
   }
   return "";
@@ -91,12 +103,14 @@ std::string CheckZeros(const GoldenCase& golden, const Answer& answer, const Bou
 std::string Check(const GoldenCase& golden, const Answer& answer) {
   const Bounds bounds = BoundsOf(golden.name);
   for (const auto& check : {CheckCodes, CheckProducts, CheckZeros}) {
-    if (std::string wrong = check(golden, answer, bounds); !wrong.empty()) return golden.name + ": " + wrong;
+    if (std::string wrong = check(golden, answer, bounds); !wrong.empty())
+      return golden.name + ": " + wrong;
   }
   return "";
 }
 
-std::vector<absl::Span<std::byte>> SpansOf(std::vector<std::vector<std::byte>>& planes, const QuantParams& params, const GoldenCase& golden) {
+std::vector<absl::Span<std::byte>> SpansOf(std::vector<std::vector<std::byte>>& planes,
+                                           const QuantParams& params, const GoldenCase& golden) {
   std::vector<absl::Span<std::byte>> spans;
   const std::vector<PlaneSpec> specs = NativePlanes(params, golden.rows(), golden.cols()).value();
   for (const PlaneSpec& spec : specs) planes.emplace_back(spec.size_bytes);
@@ -108,20 +122,25 @@ Answer OracleAnswer(const GoldenCase& golden, ReferenceOptions options) {
   options.kurtosis_gate = golden.gate_enabled;
   std::vector<std::vector<std::byte>> planes;
   const std::vector<absl::Span<std::byte>> spans = SpansOf(planes, golden.params, golden);
-  const absl::StatusOr<ReferenceTensor> tensor = ReferenceQuantize(golden.View(), golden.params, options, spans);
+  const absl::StatusOr<ReferenceTensor> tensor =
+      ReferenceQuantize(golden.View(), golden.params, options, spans);
   EXPECT_TRUE(tensor.ok()) << tensor.status();
   if (!tensor.ok()) return {};
   return {tensor->codes, tensor->scale, tensor->zero, tensor->t, false};
 }
 
 std::vector<int> CodesOf(const GoldenCase& golden, const QuantizedPlanes& out) {
-  return UnpackCodes(out.Plane(PlaneKind::kCodes).data(), golden.params.bits, golden.rows(), golden.cols(), golden.tile);
+  return UnpackCodes(out.Plane(PlaneKind::kCodes).data(), golden.params.bits, golden.rows(),
+                     golden.cols(), golden.tile);
 }
 
 // Cases that this project refuses: a divisor of 0 in the authors' formula.
 bool IsRefused(const std::string& name) { return Contains(name, "_nan"); }
-// The kurtosis gate is part of the profile, so vectors made with it switched off only bind the oracle.
-bool OnlyOracle(const std::string& name) { return Contains(name, "_nogate") || StartsWith(name, "onesided"); }
+// The kurtosis gate is part of the profile, so vectors made with it switched off only bind the
+// oracle.
+bool OnlyOracle(const std::string& name) {
+  return Contains(name, "_nogate") || StartsWith(name, "onesided");
+}
 
 std::vector<std::string> Names(bool for_oracle) {
   std::vector<std::string> names;
@@ -150,8 +169,8 @@ TEST_P(CpuGoldenTest, StoresWhatTheAuthorsCodeAnswers) {
   golden.params.aux = AuxStorage::kF16;
   const QuantizedPlanes out = RunBackend(*MakeCpuBackend(), golden.View(), golden.params);
   ASSERT_TRUE(out.status.ok()) << out.status;
-  const Answer answer{CodesOf(golden, out), out.F16Plane(PlaneKind::kScale), out.F16Plane(PlaneKind::kZero),
-                      out.F16Plane(PlaneKind::kColumnScale), true};
+  const Answer answer{CodesOf(golden, out), out.F16Plane(PlaneKind::kScale),
+                      out.F16Plane(PlaneKind::kZero), out.F16Plane(PlaneKind::kColumnScale), true};
   EXPECT_EQ(Check(golden, answer), "");
 }
 
@@ -163,7 +182,8 @@ TEST_P(CpuGoldenTest, PacksAsTheAuthorsCode) {
   ASSERT_EQ(out.Plane(PlaneKind::kCodes).size(), theirs.size());
   const std::vector<int> codes = CodesOf(golden, out);
   const std::vector<float> expected = golden.Floats("codes");
-  const std::vector<int> unpacked = UnpackCodes(theirs.data(), golden.params.bits, golden.rows(), golden.cols(), golden.tile);
+  const std::vector<int> unpacked =
+      UnpackCodes(theirs.data(), golden.params.bits, golden.rows(), golden.cols(), golden.tile);
   EXPECT_TRUE(std::equal(unpacked.begin(), unpacked.end(), expected.begin(), expected.end()));
   if (std::equal(codes.begin(), codes.end(), expected.begin())) {
     EXPECT_EQ(out.Plane(PlaneKind::kCodes), theirs);
@@ -171,15 +191,20 @@ TEST_P(CpuGoldenTest, PacksAsTheAuthorsCode) {
 }
 
 class QuantAuxGoldenTest : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Golden, QuantAuxGoldenTest, testing::Values("sinq_b4_aux8", "sinq_b3_aux8", "onesided_b4_aux8"), NameOf);
+INSTANTIATE_TEST_SUITE_P(Golden, QuantAuxGoldenTest,
+                         testing::Values("sinq_b4_aux8", "sinq_b3_aux8", "onesided_b4_aux8"),
+                         NameOf);
 
 void CheckAux(const GoldenCase& golden, const std::string& what, size_t strands) {
   std::vector<float> values = golden.Floats(what);
   const size_t columns = values.size() / strands;
   std::vector<uint8_t> codes(values.size());
   std::vector<std::byte> steps(2 * columns), minima(2 * columns);
-  ASSERT_TRUE(QuantizeAux(absl::MakeSpan(values), strands, Profile::kUpstream, codes.data(), steps.data(), minima.data()).ok());
-  const std::vector<float> x = golden.Floats(what + ".x"), s = golden.Floats(what + ".s"), m = golden.Floats(what + ".m");
+  ASSERT_TRUE(QuantizeAux(absl::MakeSpan(values), strands, Profile::kUpstream, codes.data(),
+                          steps.data(), minima.data())
+                  .ok());
+  const std::vector<float> x = golden.Floats(what + ".x"), s = golden.Floats(what + ".s"),
+                           m = golden.Floats(what + ".m");
   for (size_t i = 0; i < codes.size(); ++i) ASSERT_EQ(codes[i], x[i]) << what << " code " << i;
   const GoldenTensor step{"F16", {}, steps}, minimum{"F16", {}, minima};
   for (size_t c = 0; c < columns; ++c) {
@@ -200,7 +225,8 @@ TEST(QuantAuxOfWeightsTest, StoresTheAuthorsEightBitScalesAndZeros) {
     const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, name);
     const QuantizedPlanes out = RunBackend(*MakeCpuBackend(), golden.View(), golden.params);
     ASSERT_TRUE(out.status.ok()) << out.status;
-    const GoldenTensor scale{"U8", {}, out.Plane(PlaneKind::kScaleCode)}, zero{"U8", {}, out.Plane(PlaneKind::kZeroCode)};
+    const GoldenTensor scale{"U8", {}, out.Plane(PlaneKind::kScaleCode)},
+        zero{"U8", {}, out.Plane(PlaneKind::kZeroCode)};
     EXPECT_EQ(zero.Floats(), golden.Floats("zero.x")) << name;
     const std::vector<float> expected = golden.Floats("scale.x"), actual = scale.Floats();
     size_t different = 0;
@@ -214,8 +240,10 @@ TEST(QuantAuxOfWeightsTest, StoresTheAuthorsEightBitScalesAndZeros) {
 
 TEST(GoldenRefusalTest, TwoBitsSymmetricIsRefused) {
   const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, "noz_b2_nan");
-  EXPECT_TRUE(absl::IsInvalidArgument(RunBackend(*MakeCpuBackend(), golden.View(), golden.params).status));
-  EXPECT_TRUE(absl::IsInvalidArgument(RunBackend(ReferenceBackend(), golden.View(), golden.params).status));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(RunBackend(*MakeCpuBackend(), golden.View(), golden.params).status));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(RunBackend(ReferenceBackend(), golden.View(), golden.params).status));
 }
 
 // The bounds are worth something only if wrong arithmetic breaks them.
@@ -230,7 +258,8 @@ TEST(GoldenMutantTest, AMissingFreezeIsRejected) {
   ReferenceOptions mutant;
   mutant.freeze = false;
   int rejected = 0;
-  for (const char* name : {"spread_b4_nogate", "student_b4_nogate", "sinq_b4_tall", "outlier_b4_nogate"}) {
+  for (const char* name :
+       {"spread_b4_nogate", "student_b4_nogate", "sinq_b4_tall", "outlier_b4_nogate"}) {
     const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, name);
     rejected += !Check(golden, OracleAnswer(golden, mutant)).empty();
   }

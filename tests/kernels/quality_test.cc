@@ -1,5 +1,5 @@
-// What profile default promises beyond agreeing with itself: constant groups come back, the search for scale and zero is as good as
-// the exhaustive one, and the unit of the weights does not matter.
+// What profile default promises beyond agreeing with itself: constant groups come back, the search
+// for scale and zero is as good as the exhaustive one, and the unit of the weights does not matter.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -21,29 +21,37 @@ std::vector<std::byte> BytesOf(const std::vector<float>& values) {
   return bytes;
 }
 
-MatrixView ViewOf(const std::vector<std::byte>& bytes, int64_t rows, int64_t cols) { return {bytes.data(), rows, cols, WeightDtype::kF32, {}}; }
+MatrixView ViewOf(const std::vector<std::byte>& bytes, int64_t rows, int64_t cols) {
+  return {bytes.data(), rows, cols, WeightDtype::kF32, {}};
+}
 
 // (Q - z) * s * t as a reader computes it; F16 auxiliaries.
-std::vector<float> Dequantize(const QuantizedPlanes& out, const QuantParams& params, int64_t rows, int64_t cols, int group) {
-  const std::vector<int> codes = UnpackCodes(out.Plane(PlaneKind::kCodes).data(), params.bits, rows, cols, group);
-  const std::vector<float> scale = out.F16Plane(PlaneKind::kScale), zero = out.F16Plane(PlaneKind::kZero);
+std::vector<float> Dequantize(const QuantizedPlanes& out, const QuantParams& params, int64_t rows,
+                              int64_t cols, int group) {
+  const std::vector<int> codes =
+      UnpackCodes(out.Plane(PlaneKind::kCodes).data(), params.bits, rows, cols, group);
+  const std::vector<float> scale = out.F16Plane(PlaneKind::kScale),
+                           zero = out.F16Plane(PlaneKind::kZero);
   const std::vector<float> t = out.F16Plane(PlaneKind::kColumnScale);
   std::vector<float> values;
   for (size_t i = 0; i < codes.size(); ++i) {
     const size_t e = i / static_cast<size_t>(group);
     const float z = zero[zero.size() == 1 ? 0 : e];
-    values.push_back((static_cast<float>(codes[i]) - z) * scale[e] * t[i % static_cast<size_t>(cols)]);
+    values.push_back((static_cast<float>(codes[i]) - z) * scale[e] *
+                     t[i % static_cast<size_t>(cols)]);
   }
   return values;
 }
 
 bool IsConstant(const std::vector<float>& w, size_t first, size_t group) {
-  return std::all_of(w.begin() + static_cast<std::ptrdiff_t>(first), w.begin() + static_cast<std::ptrdiff_t>(first + group),
+  return std::all_of(w.begin() + static_cast<std::ptrdiff_t>(first),
+                     w.begin() + static_cast<std::ptrdiff_t>(first + group),
                      [&](float x) { return x == w[first]; });
 }
 
 // Returns how many constant groups there were.
-int ExpectConstantGroupsComeBack(const std::vector<float>& w, int64_t rows, int64_t cols, const QuantParams& params) {
+int ExpectConstantGroupsComeBack(const std::vector<float>& w, int64_t rows, int64_t cols,
+                                 const QuantParams& params) {
   const std::vector<std::byte> bytes = BytesOf(w);
   const QuantizedPlanes out = RunBackend(*MakeCpuBackend(), ViewOf(bytes, rows, cols), params);
   EXPECT_TRUE(out.status.ok()) << out.status;
@@ -55,7 +63,8 @@ int ExpectConstantGroupsComeBack(const std::vector<float>& w, int64_t rows, int6
     if (!IsConstant(w, first, static_cast<size_t>(group))) continue;
     ++constant;
     for (size_t i = first; i < first + static_cast<size_t>(group); ++i) {
-      EXPECT_LE(std::abs(back[i] - w[i]), 1e-3f * std::abs(w[i]) + 1e-7f) << "weight " << i << " " << w[i] << " bits " << params.bits;
+      EXPECT_LE(std::abs(back[i] - w[i]), 1e-3f * std::abs(w[i]) + 1e-7f)
+          << "weight " << i << " " << w[i] << " bits " << params.bits;
       if (testing::Test::HasFailure()) return constant;
     }
   }
@@ -67,8 +76,16 @@ TEST(ConstantGroupTest, GoldenConstantsComeBack) {
     const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, name);
     for (const bool symmetric : {false, true}) {
       for (const Method method : {Method::kSinq, Method::kRtn}) {
-        const QuantParams params{method, Profile::kDefault, AuxStorage::kF16, golden.params.bits, golden.params.group_size, symmetric};
-        EXPECT_GT(ExpectConstantGroupsComeBack(golden.Floats("W"), golden.rows(), golden.cols(), params), 0) << name;
+        const QuantParams params{method,
+                                 Profile::kDefault,
+                                 AuxStorage::kF16,
+                                 golden.params.bits,
+                                 golden.params.group_size,
+                                 symmetric};
+        EXPECT_GT(
+            ExpectConstantGroupsComeBack(golden.Floats("W"), golden.rows(), golden.cols(), params),
+            0)
+            << name;
       }
     }
   }
@@ -78,10 +95,12 @@ TEST(ConstantGroupTest, AnyConstantAmongOrdinaryRowsComesBack) {
   std::vector<float> w = LoadGolden(SINQ_GOLDEN_DIR, "sinq_b4_g64").Floats("W");
   w.resize(64 * 128);
   const float constants[] = {0.0625f, -0.3f, 1e-4f, -7.77f, 0.0f, 3.14159f};
-  for (size_t c = 0; c < 6; ++c) std::fill_n(w.begin() + static_cast<std::ptrdiff_t>((c * 9 + 2) * 128), 128, constants[c]);
+  for (size_t c = 0; c < 6; ++c)
+    std::fill_n(w.begin() + static_cast<std::ptrdiff_t>((c * 9 + 2) * 128), 128, constants[c]);
   for (const int bits : {2, 3, 4, 5, 6, 8}) {
     for (const bool symmetric : {false, true}) {
-      const QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, bits, 64, symmetric};
+      const QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, bits, 64,
+                               symmetric};
       EXPECT_EQ(ExpectConstantGroupsComeBack(w, 64, 128, params), 12);
     }
   }
@@ -123,7 +142,8 @@ Moments MomentsOf(const std::vector<float>& y, double scale, double zero, double
   return m;
 }
 
-// With the codes fixed: least squares for scale and offset, the zero made storable, least squares for the scale again.
+// With the codes fixed: least squares for scale and offset, the zero made storable, least squares
+// for the scale again.
 Fit Step(const std::vector<float>& y, const Fit& from, AuxStorage aux, double top) {
   const Moments m = MomentsOf(y, from.scale, from.zero, top);
   const double n = static_cast<double>(y.size()), det = n * m.qq - m.q * m.q;
@@ -137,7 +157,8 @@ Fit Step(const std::vector<float>& y, const Fit& from, AuxStorage aux, double to
 }
 
 Fit Range(const std::vector<float>& y, double shrink, AuxStorage aux, double top) {
-  double low = static_cast<double>(*std::min_element(y.begin(), y.end())), high = static_cast<double>(*std::max_element(y.begin(), y.end()));
+  double low = static_cast<double>(*std::min_element(y.begin(), y.end())),
+         high = static_cast<double>(*std::max_element(y.begin(), y.end()));
   // What the storage asks for: a zero within the codes, or one that F16 holds with enough digits.
   if (aux == AuxStorage::kU8 || std::max(std::abs(low), std::abs(high)) > 4 * (high - low)) {
     low = std::min(low, 0.0);
@@ -196,7 +217,8 @@ std::vector<std::vector<float>> BalancedGroups(const GoldenCase& golden) {
     for (int64_t i = 0; i < golden.rows(); ++i) {
       std::vector<float> y;
       for (int k = 0; k < golden.tile; ++k) {
-        const float u = Rcp(NearestF16(balance.t[static_cast<size_t>(k)])) * std::ldexp(1.0f, balance.exponent);
+        const float u =
+            Rcp(NearestF16(balance.t[static_cast<size_t>(k)])) * std::ldexp(1.0f, balance.exponent);
         y.push_back(tile[static_cast<size_t>(i * golden.tile + k)] * u);
       }
       groups.push_back(y);
@@ -212,17 +234,20 @@ struct Totals {
 };
 
 Totals TotalsOf(const GoldenCase& golden, AuxStorage aux, bool symmetric) {
-  QuantParams params{Method::kSinq, Profile::kDefault, aux, golden.params.bits, golden.params.group_size, symmetric};
+  QuantParams params{Method::kSinq,      Profile::kDefault,        aux,
+                     golden.params.bits, golden.params.group_size, symmetric};
   QuantParams range = params;
   range.method = Method::kRtn;
   const double top = (1 << params.bits) - 1;
   Totals totals;
   for (const std::vector<float>& y : BalancedGroups(golden)) {
     const ReferenceGroup fit = ReferenceFit(y, params, aux), plain = ReferenceFit(y, range, aux);
-    const double ours = ErrorOf(y, fit.scale, fit.zero, top), minmax = ErrorOf(y, plain.scale, plain.zero, top);
+    const double ours = ErrorOf(y, fit.scale, fit.zero, top),
+                 minmax = ErrorOf(y, plain.scale, plain.zero, top);
     if (!symmetric) {
       // An exactly representable group leaves only the rounding of s in fp32.
-      const double noise = 1e-12 * static_cast<double>(std::inner_product(y.begin(), y.end(), y.begin(), 0.0));
+      const double noise =
+          1e-12 * static_cast<double>(std::inner_product(y.begin(), y.end(), y.begin(), 0.0));
       EXPECT_LE(ours, minmax * (1 + 1e-4) + noise) << golden.name;
     }
     totals.ours += ours;
@@ -234,7 +259,9 @@ Totals TotalsOf(const GoldenCase& golden, AuxStorage aux, bool symmetric) {
 
 class SearchTest : public testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Golden, SearchTest, testing::ValuesIn(GoldenNames(SINQ_GOLDEN_DIR)),
-                         [](const testing::TestParamInfo<std::string>& info) { return info.param; });
+                         [](const testing::TestParamInfo<std::string>& info) {
+                           return info.param;
+                         });
 
 TEST_P(SearchTest, IsAsGoodAsTheFullOneAndNeverWorseThanMinMax) {
   const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, GetParam());
@@ -242,8 +269,10 @@ TEST_P(SearchTest, IsAsGoodAsTheFullOneAndNeverWorseThanMinMax) {
     for (const bool symmetric : {false, true}) {
       const Totals totals = TotalsOf(golden, aux, symmetric);
       if (totals.full == 0) continue;
-      EXPECT_LE(Decibel(totals.ours / totals.full), 0.05) << AuxName(aux) << (symmetric ? " symmetric" : "");
-      EXPECT_LE(totals.ours, totals.range * (1 + 1e-6)) << AuxName(aux) << (symmetric ? " symmetric" : "");
+      EXPECT_LE(Decibel(totals.ours / totals.full), 0.05)
+          << AuxName(aux) << (symmetric ? " symmetric" : "");
+      EXPECT_LE(totals.ours, totals.range * (1 + 1e-6))
+          << AuxName(aux) << (symmetric ? " symmetric" : "");
     }
   }
 }
@@ -255,16 +284,19 @@ TEST(ScaleInvarianceTest, APowerOfTwoLeavesTheCodes) {
   const int64_t rows = golden.rows(), cols = golden.cols();
   for (const bool symmetric : {false, true}) {
     for (const int bits : {3, 4, 8}) {
-      const QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, bits, 64, symmetric};
+      const QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, bits, 64,
+                               symmetric};
       std::vector<std::byte> expected;
       for (const int power : {0, -10, -4, -1, 1, 5, 12}) {
         std::vector<float> w = golden.Floats("W");
         for (float& value : w) value = std::ldexp(value, power);
         const std::vector<std::byte> bytes = BytesOf(w);
-        const QuantizedPlanes out = RunBackend(*MakeCpuBackend(), ViewOf(bytes, rows, cols), params);
+        const QuantizedPlanes out =
+            RunBackend(*MakeCpuBackend(), ViewOf(bytes, rows, cols), params);
         ASSERT_TRUE(out.status.ok()) << out.status;
         if (power == 0) expected = out.Plane(PlaneKind::kCodes);
-        EXPECT_EQ(out.Plane(PlaneKind::kCodes) == expected, true) << "times 2^" << power << " bits " << bits;
+        EXPECT_EQ(out.Plane(PlaneKind::kCodes) == expected, true)
+            << "times 2^" << power << " bits " << bits;
       }
     }
   }

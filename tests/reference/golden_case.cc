@@ -40,7 +40,8 @@ void ReadTensors(const std::string& text, GoldenCase& golden) {
     tensor.shape = entry["shape"].get<std::vector<int64_t>>();
     const uint64_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
     tensor.bytes.resize(end - begin);
-    if (end > begin) std::memcpy(tensor.bytes.data(), text.data() + 8 + header_bytes + begin, end - begin);
+    if (end > begin)
+      std::memcpy(tensor.bytes.data(), text.data() + 8 + header_bytes + begin, end - begin);
     golden.tensors[name] = std::move(tensor);
   }
 }

@@ -31,14 +31,17 @@ float FromBits16(uint16_t bits, int exponent_bits, int mantissa_bits) {
   const int mantissa = bits & ((1 << mantissa_bits) - 1);
   const int bias = (1 << (exponent_bits - 1)) - 1;
   const float sign = bits >> (exponent_bits + mantissa_bits) ? -1.0f : 1.0f;
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), 1 - bias - mantissa_bits);
-  return sign * std::ldexp(static_cast<float>((1 << mantissa_bits) + mantissa), exponent - bias - mantissa_bits);
+  if (exponent == 0)
+    return sign * std::ldexp(static_cast<float>(mantissa), 1 - bias - mantissa_bits);
+  return sign * std::ldexp(static_cast<float>((1 << mantissa_bits) + mantissa),
+                           exponent - bias - mantissa_bits);
 }
 
 float FromF16(uint16_t bits) {
   if ((bits & 0x7c00) != 0x7c00) return FromBits16(bits, 5, 10);
   if ((bits & 0x3ff) != 0) return std::numeric_limits<float>::quiet_NaN();
-  return bits & 0x8000 ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::infinity();
+  return bits & 0x8000 ? -std::numeric_limits<float>::infinity()
+                       : std::numeric_limits<float>::infinity();
 }
 
 float FromE4m3(uint8_t bits) {
@@ -73,7 +76,8 @@ absl::Status ReadAll(const MatrixView& in, std::vector<float>& w) {
     for (int64_t k = 0; k < in.cols; ++k) {
       w.push_back(ReadElement(in, i, k));
       if (std::isfinite(w.back())) continue;
-      return absl::InvalidArgumentError(absl::StrCat("element [", i, ", ", k, "] is ", std::isnan(w.back()) ? "NaN" : "infinite",
+      return absl::InvalidArgumentError(absl::StrCat("element [", i, ", ", k, "] is ",
+                                                     std::isnan(w.back()) ? "NaN" : "infinite",
                                                      "; weights must be finite"));
     }
   }
@@ -82,7 +86,8 @@ absl::Status ReadAll(const MatrixView& in, std::vector<float>& w) {
 
 // ---------------------------------------------------------------- 1. sums
 
-// 16 lanes, lane l takes values l, l+16, ..; then the tree. `step(a, k)` is lane sum `a` after value k.
+// 16 lanes, lane l takes values l, l+16, ..; then the tree. `step(a, k)` is lane sum `a` after
+// value k.
 template <class Step>
 float LaneSum(int count, const Step& step) {
   float lane[16] = {};
@@ -136,11 +141,13 @@ Deviations Measure(const std::vector<float>& x, int64_t n, int g) {
 // ---------------------------------------------------------------- 2. balancing
 
 float Smallest(const Deviations& d) {
-  return std::min(*std::min_element(d.row.begin(), d.row.end()), *std::min_element(d.col.begin(), d.col.end()));
+  return std::min(*std::min_element(d.row.begin(), d.row.end()),
+                  *std::min_element(d.col.begin(), d.col.end()));
 }
 
 float Imbalance(const Deviations& d) {
-  const float largest = std::max(*std::max_element(d.row.begin(), d.row.end()), *std::max_element(d.col.begin(), d.col.end()));
+  const float largest = std::max(*std::max_element(d.row.begin(), d.row.end()),
+                                 *std::max_element(d.col.begin(), d.col.end()));
   return largest / std::max(Smallest(d), 1e-12f);
 }
 
@@ -183,8 +190,8 @@ float Updated(float scale, float std, float tau) {
   return Clamp(scale * step, 0.74081822f, 22026.466f);
 }
 
-std::vector<float> Balanced(const std::vector<float>& tile, int64_t n, int g, const std::vector<float>& t, const std::vector<float>& r,
-                            int p) {
+std::vector<float> Balanced(const std::vector<float>& tile, int64_t n, int g,
+                            const std::vector<float>& t, const std::vector<float>& r, int p) {
   std::vector<float> x;
   for (int64_t i = 0; i < n; ++i) {
     for (int k = 0; k < g; ++k) {
@@ -232,9 +239,12 @@ ReferenceGroup FitUpstream(const std::vector<float>& y, const QuantParams& param
 int UpstreamCode(float y, const ReferenceGroup& group, const QuantParams& params) {
   if (params.symmetric) {
     const int h = (1 << (params.bits - 1)) - 1;
-    return static_cast<int>(Clamp(Rne(y / group.scale), static_cast<float>(-h - 1), static_cast<float>(h - 1))) + h;
+    return static_cast<int>(
+               Clamp(Rne(y / group.scale), static_cast<float>(-h - 1), static_cast<float>(h - 1))) +
+           h;
   }
-  return static_cast<int>(Clamp(Rne(y / group.scale + group.zero), 0.0f, static_cast<float>((1 << params.bits) - 1)));
+  return static_cast<int>(
+      Clamp(Rne(y / group.scale + group.zero), 0.0f, static_cast<float>((1 << params.bits) - 1)));
 }
 
 // ---------------------------------------------------------------- 4. profile default
@@ -263,7 +273,9 @@ struct Candidate {
   Score score;
 };
 
-Candidate Better(const Candidate& old, const Candidate& next) { return next.score.error < old.score.error ? next : old; }
+Candidate Better(const Candidate& old, const Candidate& next) {
+  return next.score.error < old.score.error ? next : old;
+}
 
 float PlainSum(const std::vector<float>& y) {
   float sum = 0;
@@ -276,7 +288,8 @@ float Zeta(float z, AuxStorage aux, float m) {
   return Clamp(Rne(z * 16.0f) / 16.0f, 0.0f, m);
 }
 
-ReferenceGroup LeastSquares(const Score& sums, float old_scale, float total, float g, AuxStorage aux, float m) {
+ReferenceGroup LeastSquares(const Score& sums, float old_scale, float total, float g,
+                            AuxStorage aux, float m) {
   const float det = g * sums.b - sums.a * sums.a;
   const float num = g * sums.c - sums.a * total;
   float s1 = num * Rcp(det);
@@ -289,7 +302,8 @@ ReferenceGroup LeastSquares(const Score& sums, float old_scale, float total, flo
   return {den2 > 0 && s2 > 0 ? s2 : s1, z1};
 }
 
-ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& params, AuxStorage aux) {
+ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& params,
+                             AuxStorage aux) {
   const float m = static_cast<float>((1 << params.bits) - 1);
   float lo0 = *std::min_element(y.begin(), y.end()), hi0 = *std::max_element(y.begin(), y.end());
   const bool far = std::max(std::abs(lo0), std::abs(hi0)) > 4.0f * (hi0 - lo0);
@@ -308,8 +322,8 @@ ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& par
   for (const float a : {0.9f, 0.8f}) best = Better(best, ranged(a));
   Candidate current = best;
   for (int step = 0; step < 2; ++step) {
-    const ReferenceGroup next =
-        LeastSquares(current.score, current.group.scale, PlainSum(y), static_cast<float>(y.size()), aux, m);
+    const ReferenceGroup next = LeastSquares(current.score, current.group.scale, PlainSum(y),
+                                             static_cast<float>(y.size()), aux, m);
     current = {next, ScoreOf(y, next.scale, next.zero, m)};
     best = Better(best, current);
   }
@@ -318,13 +332,15 @@ ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& par
 
 ReferenceGroup FitSymmetric(const std::vector<float>& y, const QuantParams& params) {
   const float h = static_cast<float>(1 << (params.bits - 1)), m = 2 * h - 1;
-  const float low = *std::min_element(y.begin(), y.end()), high = *std::max_element(y.begin(), y.end());
+  const float low = *std::min_element(y.begin(), y.end()),
+              high = *std::max_element(y.begin(), y.end());
   const float e = -low > high ? low : high;
   if (params.method == Method::kRtn) return {std::abs(e) * (1.0f / (h - 1)), h};
   const auto scaled = [&](float s) { return Candidate{{s, h}, ScoreOf(y, s, h, m)}; };
   const auto shrunk = [&](float a) { return scaled(-e * a * (1 / h)); };
   Candidate best = shrunk(1.15f);
-  for (const float a : {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f}) best = Better(best, shrunk(a));
+  for (const float a : {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f})
+    best = Better(best, shrunk(a));
   const float g = static_cast<float>(y.size());
   const float num = std::fma(-h, PlainSum(y), best.score.c);
   const float den = std::fma(h, std::fma(g, h, -2.0f * best.score.a), best.score.b);
@@ -341,7 +357,8 @@ uint16_t F16Bits(float value) {
   if (x == 0) return sign;
   const int exponent = std::ilogb(x);
   if (exponent < -14) return sign | static_cast<uint16_t>(std::ldexp(x, 24));
-  return sign | static_cast<uint16_t>(((exponent + 15) << 10) + static_cast<int>(std::ldexp(x, 10 - exponent)) - 1024);
+  return sign | static_cast<uint16_t>(((exponent + 15) << 10) +
+                                      static_cast<int>(std::ldexp(x, 10 - exponent)) - 1024);
 }
 
 void Put16(float value, absl::Span<std::byte> out, size_t index) {
@@ -349,7 +366,9 @@ void Put16(float value, absl::Span<std::byte> out, size_t index) {
   std::memcpy(out.data() + 2 * index, &bits, sizeof bits);
 }
 
-absl::Status TooLarge(const char* what) { return absl::InvalidArgumentError(absl::StrCat("a ", what, " does not fit F16")); }
+absl::Status TooLarge(const char* what) {
+  return absl::InvalidArgumentError(absl::StrCat("a ", what, " does not fit F16"));
+}
 
 absl::Status StoreHalf(std::vector<float>& values, const char* what, absl::Span<std::byte> out) {
   for (size_t i = 0; i < values.size(); ++i) {
@@ -366,7 +385,8 @@ float HalfBelow(float x) {
   if (near <= x) return near;
   const int step = std::max(std::ilogb(near), -14) - 10;
   const float down = NearestF16(near - PowerOfTwo(step));
-  const float closer = NearestF16(near - PowerOfTwo(std::max(step - 1, -24)));  // below a power of two steps are half as wide
+  const float closer = NearestF16(
+      near - PowerOfTwo(std::max(step - 1, -24)));  // below a power of two steps are half as wide
   return closer < near && closer <= x ? closer : down;
 }
 
@@ -390,7 +410,8 @@ struct AuxPlanes {
 };
 
 // 5. quantized auxiliaries: column c of [strands, columns].
-absl::Status StoreAux(std::vector<float>& values, size_t strands, Profile profile, const AuxPlanes& out) {
+absl::Status StoreAux(std::vector<float>& values, size_t strands, Profile profile,
+                      const AuxPlanes& out) {
   const size_t columns = values.size() / strands;
   for (size_t c = 0; c < columns; ++c) {
     float low = values[c], high = values[c];
@@ -404,7 +425,8 @@ absl::Status StoreAux(std::vector<float>& values, size_t strands, Profile profil
     Put16(grid.stored_minimum, out.minima, c);
     for (size_t i = 0; i < strands; ++i) {
       float& v = values[i * columns + c];
-      const float code = grid.step == 0 ? 0.0f : Clamp(Rne((v - grid.minimum) / grid.step), 0.0f, 255.0f);
+      const float code =
+          grid.step == 0 ? 0.0f : Clamp(Rne((v - grid.minimum) / grid.step), 0.0f, 255.0f);
       out.codes[i * columns + c] = static_cast<std::byte>(code);
       v = NearestF16(NearestF16(code * grid.stored_step) + grid.stored_minimum);
     }
@@ -413,7 +435,8 @@ absl::Status StoreAux(std::vector<float>& values, size_t strands, Profile profil
 }
 
 // 6. packing.
-void PackCodes(const std::vector<int>& codes, int bits, int64_t group_rows, int g, absl::Span<std::byte> out) {
+void PackCodes(const std::vector<int>& codes, int bits, int64_t group_rows, int g,
+               absl::Span<std::byte> out) {
   const CodePacking& packing = PackingFor(bits);
   const int64_t per_word = packing.codes_per_word, step = (group_rows + per_word - 1) / per_word;
   for (int64_t q = 0; q < step; ++q) {
@@ -425,7 +448,8 @@ void PackCodes(const std::vector<int>& codes, int bits, int64_t group_rows, int 
         word |= static_cast<uint32_t>(code) << (bits * static_cast<int>(per_word - 1 - c));
       }
       const size_t width = static_cast<size_t>(packing.word_bytes);
-      std::memcpy(out.data() + static_cast<size_t>(q * g + k) * width, &word, width);  // little endian
+      std::memcpy(out.data() + static_cast<size_t>(q * g + k) * width, &word,
+                  width);  // little endian
     }
   }
 }
@@ -433,8 +457,8 @@ void PackCodes(const std::vector<int>& codes, int bits, int64_t group_rows, int 
 // One call; the stages in the order of README.md.
 class Work {
  public:
-  Work(const QuantParams& params, const ReferenceOptions& options, absl::Span<const PlaneSpec> specs,
-       absl::Span<const absl::Span<std::byte>> planes)
+  Work(const QuantParams& params, const ReferenceOptions& options,
+       absl::Span<const PlaneSpec> specs, absl::Span<const absl::Span<std::byte>> planes)
       : params_(params), options_(options), specs_(specs), planes_(planes) {}
 
   absl::StatusOr<ReferenceTensor> Run(const MatrixView& in) {
@@ -472,7 +496,8 @@ class Work {
     return {};
   }
 
-  // The single zero of the symmetric layout has no place for per-group zeros, so a closed gate leaves `symmetric` as it is.
+  // The single zero of the symmetric layout has no place for per-group zeros, so a closed gate
+  // leaves `symmetric` as it is.
   void Gate() {
     if (!upstream() || params_.method != Method::kSinq) return;
     out_.stats.kurtosis = KurtosisOf(out_.w, out_.rows, out_.cols);
@@ -501,7 +526,8 @@ class Work {
   std::vector<float> UpstreamY(int64_t i, int64_t j, const TileBalance& balance) const {
     std::vector<float> y;
     for (int k = 0; k < out_.group; ++k) {
-      y.push_back(W(i, j * out_.group + k) * Rcp(balance.t[static_cast<size_t>(k)]) * Rcp(balance.r[static_cast<size_t>(i)]));
+      y.push_back(W(i, j * out_.group + k) * Rcp(balance.t[static_cast<size_t>(k)]) *
+                  Rcp(balance.r[static_cast<size_t>(i)]));
     }
     return y;
   }
@@ -516,7 +542,8 @@ class Work {
     }
     std::vector<float> y;
     for (int k = 0; k < out_.group; ++k) {
-      const float u = Rcp(NearestF16(balance.t[static_cast<size_t>(k)])) * PowerOfTwo(balance.exponent);
+      const float u =
+          Rcp(NearestF16(balance.t[static_cast<size_t>(k)])) * PowerOfTwo(balance.exponent);
       y.push_back(W(i, j * out_.group + k) * u);
     }
     const ReferenceGroup fit = ReferenceFit(y, params_, aux_);
@@ -530,7 +557,8 @@ class Work {
       for (int64_t j = 0; j < tiles_; ++j) {
         const std::vector<float> y = UpstreamY(i, j, out_.balances[static_cast<size_t>(j)]);
         for (int k = 0; k < g; ++k) {
-          out_.codes[static_cast<size_t>(i * out_.cols + j * g + k)] = UpstreamCode(y[static_cast<size_t>(k)], exact_[E(i, j)], params_);
+          out_.codes[static_cast<size_t>(i * out_.cols + j * g + k)] =
+              UpstreamCode(y[static_cast<size_t>(k)], exact_[E(i, j)], params_);
         }
       }
     }
@@ -561,14 +589,18 @@ class Work {
   }
 
   absl::Status StoreScales() {
-    if (aux_ == AuxStorage::kF16) return StoreHalf(out_.stored_scale, "scale", Plane(PlaneKind::kScale));
-    return StoreAux(out_.stored_scale, 32, params_.profile,
-                    {Plane(PlaneKind::kScaleCode), Plane(PlaneKind::kScaleStep), Plane(PlaneKind::kScaleMin)});
+    if (aux_ == AuxStorage::kF16)
+      return StoreHalf(out_.stored_scale, "scale", Plane(PlaneKind::kScale));
+    return StoreAux(
+        out_.stored_scale, 32, params_.profile,
+        {Plane(PlaneKind::kScaleCode), Plane(PlaneKind::kScaleStep), Plane(PlaneKind::kScaleMin)});
   }
   absl::Status StoreZeros() {
-    if (aux_ == AuxStorage::kF16 || params_.symmetric) return StoreHalf(out_.stored_zero, "zero", Plane(PlaneKind::kZero));
-    return StoreAux(out_.stored_zero, out_.stored_zero.size(), params_.profile,
-                    {Plane(PlaneKind::kZeroCode), Plane(PlaneKind::kZeroStep), Plane(PlaneKind::kZeroMin)});
+    if (aux_ == AuxStorage::kF16 || params_.symmetric)
+      return StoreHalf(out_.stored_zero, "zero", Plane(PlaneKind::kZero));
+    return StoreAux(
+        out_.stored_zero, out_.stored_zero.size(), params_.profile,
+        {Plane(PlaneKind::kZeroCode), Plane(PlaneKind::kZeroStep), Plane(PlaneKind::kZeroMin)});
   }
 
   void CodeDefault() {
@@ -578,7 +610,8 @@ class Work {
         const size_t e = E(i, k / out_.group);
         const float y = W(i, k) * Rcp(out_.stored_t[static_cast<size_t>(k)]);
         const float v = std::fma(y, Rcp(out_.stored_scale[e]), out_.stored_zero[e]);
-        out_.codes[static_cast<size_t>(i * out_.cols + k)] = static_cast<int>(Clamp(Rne(v), 0.0f, m));
+        out_.codes[static_cast<size_t>(i * out_.cols + k)] =
+            static_cast<int>(Clamp(Rne(v), 0.0f, m));
       }
     }
   }
@@ -586,7 +619,8 @@ class Work {
   float Miss(int64_t i, int64_t k) const {
     const size_t e = E(i, k / out_.group);
     const float q = static_cast<float>(out_.codes[static_cast<size_t>(i * out_.cols + k)]);
-    const float back = (q - out_.stored_zero[e]) * out_.stored_scale[e] * out_.stored_t[static_cast<size_t>(k)];
+    const float back =
+        (q - out_.stored_zero[e]) * out_.stored_scale[e] * out_.stored_t[static_cast<size_t>(k)];
     return back - W(i, k);
   }
 
@@ -599,8 +633,9 @@ class Work {
           const float d = Miss(i, first + k);
           return std::fma(d, d, a);
         }));
-        block_power += static_cast<double>(
-            LaneSum(out_.group, [&](float a, int k) { return std::fma(W(i, first + k), W(i, first + k), a); }));
+        block_power += static_cast<double>(LaneSum(out_.group, [&](float a, int k) {
+          return std::fma(W(i, first + k), W(i, first + k), a);
+        }));
       }
       if (i % 32 != 31 && i + 1 != out_.rows) continue;
       error += block_error;
@@ -633,13 +668,15 @@ float NearestF16(float x) {
 
 float Rcp(float x) { return x == 0 ? 0.0f : 1.0f / x; }
 
-TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int group, const QuantParams& params,
-                             const ReferenceOptions& options) {
+TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int group,
+                             const QuantParams& params, const ReferenceOptions& options) {
   TileBalance best;
   best.t.assign(static_cast<size_t>(group), 1.0f);
   best.r.assign(static_cast<size_t>(rows), 1.0f);
   if (IsSkipped(tile, rows, group, params)) return best;
-  Deviations d = params.profile == Profile::kUpstream ? Measure(tile, rows, group) : MeasureScaleFree(tile, rows, group, best.exponent);
+  Deviations d = params.profile == Profile::kUpstream
+                     ? Measure(tile, rows, group)
+                     : MeasureScaleFree(tile, rows, group, best.exponent);
   const float tau = (Clamp(Smallest(d), 1e-3f, 1e3f) + 1e-6f) * options.tau_factor;
   best.imbalance_before = best.imbalance_after = Imbalance(d);
   std::vector<float> t = best.t, r = best.r;
@@ -660,13 +697,15 @@ TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int g
   return best;
 }
 
-ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& params, AuxStorage aux) {
+ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& params,
+                            AuxStorage aux) {
   const bool empty = std::all_of(y.begin(), y.end(), [](float value) { return value == 0; });
   if (empty) return {0.0f, params.symmetric ? static_cast<float>(1 << (params.bits - 1)) : 0.0f};
   return params.symmetric ? FitSymmetric(y, params) : FitAsymmetric(y, params, aux);
 }
 
-std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, int64_t cols, int group) {
+std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, int64_t cols,
+                             int group) {
   const CodePacking& packing = PackingFor(bits);
   const int64_t group_rows = rows * (cols / group);
   const int64_t step = (group_rows + packing.codes_per_word - 1) / packing.codes_per_word;
@@ -683,7 +722,8 @@ std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, in
   return codes;
 }
 
-absl::StatusOr<ReferenceTensor> ReferenceQuantize(const MatrixView& in, const QuantParams& params, const ReferenceOptions& options,
+absl::StatusOr<ReferenceTensor> ReferenceQuantize(const MatrixView& in, const QuantParams& params,
+                                                  const ReferenceOptions& options,
                                                   absl::Span<const absl::Span<std::byte>> planes) {
   if (absl::Status status = Validate(params); !status.ok()) return status;
   const absl::StatusOr<std::vector<PlaneSpec>> specs = NativePlanes(params, in.rows, in.cols);

@@ -1,6 +1,7 @@
-// The scalar oracle: kernels/README.md, sentence by sentence, in plain loops without vectors, blocking or threads.
-// Far too slow to ship and never linked into the server: it exists so that the fast code has something to be compared with.
-// It shares only the seam (backend.h, layout.h, matrix_view.h, quant_params.h) with the code under test.
+// The scalar oracle: kernels/README.md, sentence by sentence, in plain loops without vectors,
+// blocking or threads. Far too slow to ship and never linked into the server: it exists so that the
+// fast code has something to be compared with. It shares only the seam (backend.h, layout.h,
+// matrix_view.h, quant_params.h) with the code under test.
 #ifndef SINQ_TESTS_REFERENCE_REFERENCE_H_
 #define SINQ_TESTS_REFERENCE_REFERENCE_H_
 
@@ -12,11 +13,12 @@
 
 namespace sinq::kernels {
 
-// Deliberate departures from the contract: golden data made with the gate off, and mutants that a test must reject.
+// Deliberate departures from the contract: golden data made with the gate off, and mutants that a
+// test must reject.
 struct ReferenceOptions {
   bool kurtosis_gate = true;
-  bool freeze = true;      // false: keeps looking after the first worse round
-  float tau_factor = 1.0f; // multiplies tau
+  bool freeze = true;       // false: keeps looking after the first worse round
+  float tau_factor = 1.0f;  // multiplies tau
 };
 
 // One group (a row of a tile): its codes are coded by y, scale and zero.
@@ -34,15 +36,17 @@ struct TileBalance {
   float imbalance_after = 1;
 };
 
-// Everything known about one quantized tensor. Group arrays are indexed e = row * (K / group) + tile.
+// Everything known about one quantized tensor. Group arrays are indexed e = row * (K / group) +
+// tile.
 struct ReferenceTensor {
   int64_t rows = 0, cols = 0;
   int group = 0;
-  std::vector<float> w;              // [N*K] the input in fp32
-  std::vector<TileBalance> balances; // per tile
-  std::vector<float> t;              // [K] column scale, fp32
-  std::vector<float> scale, zero;    // [M] before any storage rounding; upstream: s * r, default: s * 2^-p
-  std::vector<int> codes;            // [N*K], row-major
+  std::vector<float> w;               // [N*K] the input in fp32
+  std::vector<TileBalance> balances;  // per tile
+  std::vector<float> t;               // [K] column scale, fp32
+  std::vector<float> scale,
+      zero;                // [M] before any storage rounding; upstream: s * r, default: s * 2^-p
+  std::vector<int> codes;  // [N*K], row-major
   std::vector<float> stored_t, stored_scale, stored_zero;  // what a reader reconstructs
   TensorStats stats;
 };
@@ -54,17 +58,19 @@ float NearestF16(float x);
 // 1/x, 0 for 0.
 float Rcp(float x);
 // The tile's elements: w[row * g + k].
-TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int group, const QuantParams& params,
-                             const ReferenceOptions& options);
+TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int group,
+                             const QuantParams& params, const ReferenceOptions& options);
 // Profile default: scale and zero of one group from its balanced values (README.md section 4).
 ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& params, AuxStorage aux);
 // Every code of the tensor's plane kCodes, unpacked to [N*K] row-major.
-std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, int64_t cols, int group);
+std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, int64_t cols,
+                             int group);
 
 // ---- the whole
 
 // Fills `planes` (sizes of NativePlanes) and tells everything. Errors as Backend::Quantize.
-absl::StatusOr<ReferenceTensor> ReferenceQuantize(const MatrixView& in, const QuantParams& params, const ReferenceOptions& options,
+absl::StatusOr<ReferenceTensor> ReferenceQuantize(const MatrixView& in, const QuantParams& params,
+                                                  const ReferenceOptions& options,
                                                   absl::Span<const absl::Span<std::byte>> planes);
 
 }  // namespace sinq::kernels

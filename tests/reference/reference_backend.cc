@@ -4,9 +4,11 @@ namespace sinq::kernels {
 
 size_t ReferenceBackend::ScratchBytes(const QuantParams&, int64_t, int64_t) const { return 0; }
 
-absl::Status ReferenceBackend::Quantize(const MatrixView& in, const QuantParams& params, absl::Span<std::byte>,
+absl::Status ReferenceBackend::Quantize(const MatrixView& in, const QuantParams& params,
+                                        absl::Span<std::byte>,
                                         absl::Span<const absl::Span<std::byte>> planes, ParallelFor,
-                                        absl::FunctionRef<bool()> cancelled, TensorStats* stats) const {
+                                        absl::FunctionRef<bool()> cancelled,
+                                        TensorStats* stats) const {
   *stats = TensorStats();
   if (cancelled()) return absl::CancelledError("stopped before the first tile");
   const absl::StatusOr<ReferenceTensor> tensor = ReferenceQuantize(in, params, options_, planes);

@@ -1,4 +1,5 @@
-// The oracle behind the seam that the service uses, so that any test can swap it in. Slow; never linked into the server.
+// The oracle behind the seam that the service uses, so that any test can swap it in. Slow; never
+// linked into the server.
 #ifndef SINQ_TESTS_REFERENCE_REFERENCE_BACKEND_H_
 #define SINQ_TESTS_REFERENCE_REFERENCE_BACKEND_H_
 
@@ -13,7 +14,8 @@ class ReferenceBackend : public Backend {
   Capabilities GetCapabilities() const override { return {"reference", "scalar"}; }
   size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const override;
   // Serial whatever `parallel_for` does; `cancelled` is asked once, before anything is done.
-  absl::Status Quantize(const MatrixView& in, const QuantParams& params, absl::Span<std::byte> scratch,
+  absl::Status Quantize(const MatrixView& in, const QuantParams& params,
+                        absl::Span<std::byte> scratch,
                         absl::Span<const absl::Span<std::byte>> planes, ParallelFor parallel_for,
                         absl::FunctionRef<bool()> cancelled, TensorStats* stats) const override;
 

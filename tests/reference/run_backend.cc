@@ -14,10 +14,12 @@ namespace {
 // As many bytes as asked for, aligned as Backend wants them.
 class Scratch {
  public:
-  explicit Scratch(size_t bytes) : bytes_(bytes), data_(static_cast<std::byte*>(::operator new(bytes + 1, std::align_val_t{64}))) {
+  explicit Scratch(size_t bytes)
+      : bytes_(bytes),
+        data_(static_cast<std::byte*>(::operator new (bytes + 1, std::align_val_t{64}))) {
     std::memset(data_, 0xff, bytes);  // NaN: whoever reads before writing is found out
   }
-  ~Scratch() { ::operator delete(data_, std::align_val_t{64}); }
+  ~Scratch() { ::operator delete (data_, std::align_val_t{64}); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   absl::Span<std::byte> span() const { return {data_, bytes_}; }
@@ -30,9 +32,12 @@ class Scratch {
 bool Same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
 std::string StatsDifference(const TensorStats& a, const TensorStats& b) {
-  if (!Same(a.relative_error, b.relative_error)) return absl::StrCat("relative_error ", a.relative_error, " != ", b.relative_error);
-  if (!Same(a.imbalance_before, b.imbalance_before)) return absl::StrCat("imbalance_before ", a.imbalance_before, " != ", b.imbalance_before);
-  if (!Same(a.imbalance_after, b.imbalance_after)) return absl::StrCat("imbalance_after ", a.imbalance_after, " != ", b.imbalance_after);
+  if (!Same(a.relative_error, b.relative_error))
+    return absl::StrCat("relative_error ", a.relative_error, " != ", b.relative_error);
+  if (!Same(a.imbalance_before, b.imbalance_before))
+    return absl::StrCat("imbalance_before ", a.imbalance_before, " != ", b.imbalance_before);
+  if (!Same(a.imbalance_after, b.imbalance_after))
+    return absl::StrCat("imbalance_after ", a.imbalance_after, " != ", b.imbalance_after);
   if (a.tiles_by_rounds != b.tiles_by_rounds || !Same(a.mean_rounds, b.mean_rounds)) {
     return absl::StrCat("mean_rounds ", a.mean_rounds, " != ", b.mean_rounds);
   }
@@ -63,8 +68,8 @@ std::vector<float> QuantizedPlanes::F16Plane(PlaneKind kind) const {
   return values;
 }
 
-QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const QuantParams& params, ParallelFor parallel_for,
-                           size_t scratch_times) {
+QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const QuantParams& params,
+                           ParallelFor parallel_for, size_t scratch_times) {
   QuantizedPlanes out;
   const absl::StatusOr<std::vector<PlaneSpec>> specs = NativePlanes(params, in.rows, in.cols);
   if (!specs.ok()) {
@@ -76,11 +81,13 @@ QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const Q
   for (const PlaneSpec& spec : out.specs) out.planes.emplace_back(spec.size_bytes, std::byte{0xa5});
   for (std::vector<std::byte>& plane : out.planes) views.push_back(absl::MakeSpan(plane));
   const Scratch scratch(scratch_times * backend.ScratchBytes(params, in.rows, in.cols));
-  out.status = backend.Quantize(in, params, scratch.span(), views, parallel_for, [] { return false; }, &out.stats);
+  out.status = backend.Quantize(
+      in, params, scratch.span(), views, parallel_for, [] { return false; }, &out.stats);
   return out;
 }
 
-QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const QuantParams& params) {
+QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in,
+                           const QuantParams& params) {
   return RunBackend(backend, in, params, RunSerially);
 }
 
@@ -93,8 +100,9 @@ std::string Difference(const QuantizedPlanes& expected, const QuantizedPlanes& a
     const std::vector<std::byte>&a = expected.planes[p], &b = actual.planes[p];
     const auto at = std::mismatch(a.begin(), a.end(), b.begin());
     if (at.first == a.end()) continue;
-    return absl::StrCat("plane kind ", static_cast<int>(expected.specs[p].kind), " byte ", at.first - a.begin(), ": ",
-                        static_cast<int>(*at.first), " != ", static_cast<int>(*at.second));
+    return absl::StrCat("plane kind ", static_cast<int>(expected.specs[p].kind), " byte ",
+                        at.first - a.begin(), ": ", static_cast<int>(*at.first),
+                        " != ", static_cast<int>(*at.second));
   }
   return StatsDifference(expected.stats, actual.stats);
 }

@@ -19,12 +19,14 @@ struct QuantizedPlanes {
   std::vector<float> F16Plane(PlaneKind kind) const;
 };
 
-// `scratch_times`: multiples of ScratchBytes to hand over; more lets more bodies of `parallel_for` run at once.
-QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const QuantParams& params, ParallelFor parallel_for,
-                           size_t scratch_times = 1);
+// `scratch_times`: multiples of ScratchBytes to hand over; more lets more bodies of `parallel_for`
+// run at once.
+QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const QuantParams& params,
+                           ParallelFor parallel_for, size_t scratch_times = 1);
 QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const QuantParams& params);
 
-// Empty if both are the same: status code, every byte of every plane, every figure. Else the first difference.
+// Empty if both are the same: status code, every byte of every plane, every figure. Else the first
+// difference.
 std::string Difference(const QuantizedPlanes& expected, const QuantizedPlanes& actual);
 
 }  // namespace sinq::kernels

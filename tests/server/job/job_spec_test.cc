@@ -51,7 +51,10 @@ TEST(JobSpecTest, EveryFieldIsChecked) {
       {"group_size", [](JobSpec& s) { s.group_size = 16; }},
       {"include", [](JobSpec& s) { s.include.assign(65, "a"); }},
       {"include[0]", [](JobSpec& s) { s.include = {"("}; }},
-      {"exclude[1]", [](JobSpec& s) { s.exclude = {"a", std::string(kMaxRegexBytes + 1, 'a')}; }},
+      {"exclude[1]",
+       [](JobSpec& s) {
+         s.exclude = {"a", std::string(kMaxRegexBytes + 1, 'a')};
+       }},
   };
   for (const auto& [field, change] : cases) {
     const absl::Status status = ValidateWith(change);

@@ -1,5 +1,5 @@
-// What every job store promises. A store's test defines a harness and instantiates JobStoreConformance
-// with it; the header is included by one file per test binary.
+// What every job store promises. A store's test defines a harness and instantiates
+// JobStoreConformance with it; the header is included by one file per test binary.
 #ifndef SINQ_TESTS_SERVER_JOB_JOB_STORE_CONFORMANCE_H_
 #define SINQ_TESTS_SERVER_JOB_JOB_STORE_CONFORMANCE_H_
 
@@ -26,8 +26,9 @@ class JobStoreHarness {
   virtual ~JobStoreHarness() = default;
   virtual JobStore& store() = 0;
   virtual void Advance(absl::Duration by) = 0;
-  virtual void JumpWall(absl::Duration by) = 0;   // of the workers and of people; leases must not care
-  virtual void Reopen() = 0;                      // as a new process would, after a crash
+  virtual void JumpWall(
+      absl::Duration by) = 0;  // of the workers and of people; leases must not care
+  virtual void Reopen() = 0;   // as a new process would, after a crash
 };
 using JobStoreHarnessFactory = std::unique_ptr<JobStoreHarness> (*)();
 
@@ -80,8 +81,8 @@ class JobStoreConformance : public ::testing::TestWithParam<JobStoreHarnessFacto
           store().Retry(lease, absl::ZeroDuration(), {"INTERNAL", {}, "x"}).status(),
           store().CheckLease(lease), store().Finish(lease, JobState::kSucceeded, {}, {}),
           store().Finish(lease, JobState::kFailed, {}, {"INTERNAL", {}, "x"}),
-          store().AddFinishedUnits(lease, {{"stale", "{}"}}),
-          store().AddFinishedUnits(lease, {}), store().SetPlanDigest(lease, "stale")}) {
+          store().AddFinishedUnits(lease, {{"stale", "{}"}}), store().AddFinishedUnits(lease, {}),
+          store().SetPlanDigest(lease, "stale")}) {
       EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
       EXPECT_EQ(GetErrorDetails(status).reason, Reason::kLeaseLost);
     }
@@ -512,8 +513,8 @@ TEST_P(JobStoreConformance, CountsAndAges) {
 TEST_P(JobStoreConformance, WaitForEventReturnsOnAChangeOnly) {
   const std::string id = Create();
   const absl::Time start = absl::Now();
-  store().WaitForEvent(id, 0, absl::Seconds(30));        // there is one already
-  store().WaitForEvent("job-x", 0, absl::Seconds(30));   // nothing to wait for
+  store().WaitForEvent(id, 0, absl::Seconds(30));       // there is one already
+  store().WaitForEvent("job-x", 0, absl::Seconds(30));  // nothing to wait for
   EXPECT_LT(absl::Now() - start, absl::Seconds(10));
   store().WaitForEvent(id, 1, absl::Milliseconds(50));
   EXPECT_GE(absl::Now() - start, absl::Milliseconds(50));

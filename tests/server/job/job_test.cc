@@ -11,16 +11,15 @@
 namespace sinq {
 namespace {
 
-const std::vector<JobState> kAll = {JobState::kQueued,    JobState::kRunning,
-                                    JobState::kSucceeded, JobState::kFailed,
-                                    JobState::kCancelled, JobState::kExpired};
+const std::vector<JobState> kAll = {JobState::kQueued, JobState::kRunning,   JobState::kSucceeded,
+                                    JobState::kFailed, JobState::kCancelled, JobState::kExpired};
 
 TEST(JobTest, TransitionsAreExactlyTheTable) {
   const std::set<std::pair<JobState, JobState>> legal = {
-      {JobState::kQueued, JobState::kRunning},     {JobState::kQueued, JobState::kCancelled},
-      {JobState::kQueued, JobState::kExpired},     {JobState::kRunning, JobState::kQueued},
-      {JobState::kRunning, JobState::kSucceeded},  {JobState::kRunning, JobState::kFailed},
-      {JobState::kRunning, JobState::kCancelled},  {JobState::kRunning, JobState::kExpired}};
+      {JobState::kQueued, JobState::kRunning},    {JobState::kQueued, JobState::kCancelled},
+      {JobState::kQueued, JobState::kExpired},    {JobState::kRunning, JobState::kQueued},
+      {JobState::kRunning, JobState::kSucceeded}, {JobState::kRunning, JobState::kFailed},
+      {JobState::kRunning, JobState::kCancelled}, {JobState::kRunning, JobState::kExpired}};
   for (const JobState from : kAll) {
     for (const JobState to : kAll) {
       EXPECT_EQ(IsLegalTransition(from, to), legal.count({from, to}) == 1)
@@ -55,8 +54,8 @@ TEST(JobCodecTest, ProgressComesBack) {
 
 TEST(JobCodecTest, ErrorComesBackWithItsMessageBounded) {
   JobError back;
-  ASSERT_TRUE(DecodeError(EncodeError({"INTERNAL", Reason::kIoError, std::string(9000, 'x')}),
-                          &back));
+  ASSERT_TRUE(
+      DecodeError(EncodeError({"INTERNAL", Reason::kIoError, std::string(9000, 'x')}), &back));
   EXPECT_EQ(back.code, "INTERNAL");
   EXPECT_EQ(back.reason, Reason::kIoError);
   EXPECT_LE(back.message.size(), 4096u);

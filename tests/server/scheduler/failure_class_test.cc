@@ -7,18 +7,16 @@ namespace sinq {
 namespace {
 
 TEST(FailureClassTest, WhatNeedsAPersonIsNeverRetried) {
-  for (const auto code :
-       {absl::StatusCode::kInvalidArgument, absl::StatusCode::kFailedPrecondition,
-        absl::StatusCode::kNotFound, absl::StatusCode::kPermissionDenied,
-        absl::StatusCode::kAlreadyExists, absl::StatusCode::kOutOfRange,
-        absl::StatusCode::kDataLoss, absl::StatusCode::kUnimplemented,
-        absl::StatusCode::kCancelled}) {
+  for (const auto code : {absl::StatusCode::kInvalidArgument, absl::StatusCode::kFailedPrecondition,
+                          absl::StatusCode::kNotFound, absl::StatusCode::kPermissionDenied,
+                          absl::StatusCode::kAlreadyExists, absl::StatusCode::kOutOfRange,
+                          absl::StatusCode::kDataLoss, absl::StatusCode::kUnimplemented,
+                          absl::StatusCode::kCancelled}) {
     EXPECT_FALSE(IsRetryable(absl::Status(code, "x"))) << absl::StatusCodeToString(code);
   }
-  for (const Reason reason : {Reason::kDiskFull, Reason::kMemoryBudgetTooSmall,
-                              Reason::kLimitExceeded}) {
-    EXPECT_FALSE(
-        IsRetryable(MakeError(absl::StatusCode::kResourceExhausted, reason, "Full.")));
+  for (const Reason reason :
+       {Reason::kDiskFull, Reason::kMemoryBudgetTooSmall, Reason::kLimitExceeded}) {
+    EXPECT_FALSE(IsRetryable(MakeError(absl::StatusCode::kResourceExhausted, reason, "Full.")));
   }
 }
 
@@ -38,8 +36,8 @@ TEST(FailureClassTest, DelaysGrowToAMinute) {
 }
 
 TEST(FailureClassTest, ErrorsKeepCodeAndReason) {
-  const JobError error = ToJobError(
-      MakeError(absl::StatusCode::kInvalidArgument, Reason::kNonFiniteWeight, "A NaN."));
+  const JobError error =
+      ToJobError(MakeError(absl::StatusCode::kInvalidArgument, Reason::kNonFiniteWeight, "A NaN."));
   EXPECT_EQ(error.code, "INVALID_ARGUMENT");
   EXPECT_EQ(error.reason, Reason::kNonFiniteWeight);
   EXPECT_EQ(error.message, "A NaN.");

@@ -138,8 +138,8 @@ TEST_F(SchedulerTest, RunsJobsOneAfterAnother) {
   scheduler_->Drain(absl::ZeroDuration());
   EXPECT_EQ(runner_->runs, 2);
   EXPECT_EQ(metrics_.Get("sinq_queue_wait_seconds", {{"priority", "normal"}}), 2);
-  EXPECT_EQ(metrics_.Get("sinq_job_duration_seconds",
-                         {{"method", "sinq"}, {"result", "succeeded"}}), 2);
+  EXPECT_EQ(
+      metrics_.Get("sinq_job_duration_seconds", {{"method", "sinq"}, {"result", "succeeded"}}), 2);
   EXPECT_EQ(metrics_.Get("sinq_job_attempts", {{"result", "succeeded"}}), 2);
 }
 
@@ -267,9 +267,8 @@ TEST_F(SchedulerTest, AStaleCompletionIsRejectedAndCounted) {
   const auto other = store_->Acquire("other", absl::Hours(1));
   ASSERT_TRUE(other.ok() && other->has_value());
   go = true;
-  EXPECT_TRUE(Eventually([&] {
-    return metrics_.Get("sinq_stale_completions_rejected_total") == 1;
-  }));
+  EXPECT_TRUE(
+      Eventually([&] { return metrics_.Get("sinq_stale_completions_rejected_total") == 1; }));
   EXPECT_EQ(State(id), JobState::kRunning);
 }
 

@@ -28,10 +28,9 @@ std::string OneTensor(absl::string_view name, absl::string_view data) {
 }
 
 std::string TwoTensors() {
-  return SafetensorsFile(
-      R"({"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]},)"
-      R"("a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}})",
-      "aaabb");
+  return SafetensorsFile(R"({"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]},)"
+                         R"("a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}})",
+                         "aaabb");
 }
 
 class LocalSourceTest : public testing::Test {

@@ -1,0 +1,96 @@
+#include "server/base/config_flags.h"
+
+#include <CLI/CLI.hpp>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+
+namespace sinq {
+namespace {
+
+// What was given on the command line; empty: not given.
+struct Flags {
+  std::optional<std::string> listen, metrics_listen, data_dir, backend, memory_budget;
+  std::vector<std::string> allow_roots;
+  std::optional<int> workers;
+  std::optional<int64_t> drain_grace_seconds;
+  bool insecure = false, print_config = false;
+  std::string config_file;
+};
+
+void Declare(CLI::App& app, Flags& flags, const std::string& version) {
+  app.add_option("--listen", flags.listen, "gRPC address, e.g. 127.0.0.1:7461; port 0: any");
+  app.add_option("--metrics-listen", flags.metrics_listen,
+                 "address of /metrics, e.g. 127.0.0.1:7462; empty: none");
+  app.add_option("--data-dir", flags.data_dir, "directory of the job store; must be set");
+  app.add_option("--allow-root", flags.allow_roots,
+                 "a directory beneath which jobs may read and write; repeatable")
+      ->allow_extra_args(false);
+  app.add_option("--workers", flags.workers, "threads that quantize; 0: one per CPU");
+  app.add_option("--backend", flags.backend, "auto, cpu or cuda");
+  app.add_option("--memory-budget", flags.memory_budget,
+                 "buffers in all, e.g. 2GiB; 0: a quarter of the memory");
+  app.add_option("--drain-grace", flags.drain_grace_seconds,
+                 "seconds that running jobs get to finish after SIGTERM");
+  app.add_flag("--insecure", flags.insecure, "allow a --listen beyond loopback without TLS");
+  app.add_option("--config", flags.config_file, "JSON file with the keys of --print-config");
+  app.add_flag("--print-config", flags.print_config, "print the configuration in effect and end");
+  app.set_version_flag("--version", absl::StrCat("sinqd ", version));
+}
+
+absl::Status Usage(absl::string_view message) {
+  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                   absl::StrCat(message, " See sinqd --help."));
+}
+
+absl::Status ApplyFlags(const Flags& flags, ServerConfig& config) {
+  if (flags.listen) config.listen = *flags.listen;
+  if (flags.metrics_listen) config.metrics_listen = *flags.metrics_listen;
+  if (flags.data_dir) config.data_dir = *flags.data_dir;
+  if (!flags.allow_roots.empty()) config.allow_roots = flags.allow_roots;
+  if (flags.workers) config.workers = *flags.workers;
+  if (flags.backend) config.backend = *flags.backend;
+  if (flags.drain_grace_seconds) config.drain_grace_seconds = *flags.drain_grace_seconds;
+  if (flags.insecure) config.insecure = true;
+  if (!flags.memory_budget) return absl::OkStatus();
+  const absl::StatusOr<uint64_t> bytes = ParseSize(*flags.memory_budget);
+  if (!bytes.ok()) return Annotate(bytes.status(), "--memory-budget");
+  config.memory_budget_bytes = *bytes;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(
+    int argc, const char* const* argv, const std::string& version,
+    absl::FunctionRef<std::optional<std::string>(const std::string& name)> get) {
+  CLI::App app("sinqd: quantizes model weights over gRPC.", "sinqd");
+  Flags flags;
+  Declare(app, flags, version);
+  CommandLine out;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    out.print = app.help();
+    return out;
+  } catch (const CLI::CallForVersion& shown) {
+    out.print = absl::StrCat(shown.what(), "\n");
+    return out;
+  } catch (const CLI::ParseError& error) {
+    return Usage(absl::StrCat(error.what(), "."));
+  }
+  if (!flags.config_file.empty()) {
+    if (absl::Status s = ApplyConfigFile(flags.config_file, out.config); !s.ok()) return s;
+  }
+  if (absl::Status s = ApplyEnvironment(get, out.config); !s.ok()) return s;
+  if (absl::Status s = ApplyFlags(flags, out.config); !s.ok()) return s;
+  if (flags.print_config) {
+    out.print = absl::StrCat(out.config.ToJson(), "\n");
+    return out;
+  }
+  if (absl::Status s = ValidateConfig(out.config); !s.ok()) return s;
+  return out;
+}
+
+}  // namespace sinq

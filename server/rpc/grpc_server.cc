@@ -1,0 +1,67 @@
+#include "server/rpc/grpc_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/base/limits.h"
+
+namespace sinq {
+namespace {
+
+constexpr int kKeepaliveMs = 30'000;         // a client that vanished is noticed within a minute
+constexpr int kKeepaliveTimeoutMs = 20'000;  // of an unanswered ping
+constexpr int kMinPingIntervalMs = 10'000;   // more frequent pings of a client are a flood
+
+void SetLimits(grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+  builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(kMaxMetadataBytes));
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kMinPingIntervalMs);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ListenAddress& address,
+                                                              ServiceContext& context) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  std::unique_ptr<GrpcServer> out(new GrpcServer(context));
+  grpc::ServerBuilder builder;
+  SetLimits(builder);
+  builder.AddListeningPort(address.ToString(), grpc::InsecureServerCredentials(), &out->port_);
+  builder.RegisterService(&out->quantization_);
+  builder.RegisterService(&out->tensors_);
+  out->server_ = builder.BuildAndStart();
+  if (out->server_ == nullptr || out->port_ == 0) {
+    return MakeError(absl::StatusCode::kUnavailable, Reason::kInternal,
+                     absl::StrCat("Cannot listen on ", address.ToString(),
+                                  "; is another server there? Choose another --listen."));
+  }
+  grpc::HealthCheckServiceInterface* health = out->server_->GetHealthCheckService();
+  health->SetServingStatus("sinq.v1.QuantizationService", true);
+  health->SetServingStatus("sinq.v1.TensorService", true);
+  return out;
+}
+
+GrpcServer::~GrpcServer() {
+  if (server_ != nullptr) Shutdown(absl::ZeroDuration());
+}
+
+void GrpcServer::StopServing() { server_->GetHealthCheckService()->Shutdown(); }
+
+void GrpcServer::Shutdown(absl::Duration grace) {
+  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+  server_->Wait();
+}
+
+}  // namespace sinq
