@@ -29,7 +29,7 @@ absl::StatusOr<Plan> PlanFor(const ServiceContext& context, const JobSpec& spec,
   if (!spec.output_uri.empty()) {
     const absl::StatusOr<ResolvedPath> output = context.files.Resolve(spec.output_uri);
     if (!output.ok()) return Annotate(output.status(), "output_uri");
-    if (absl::Status status = CheckLocalDestination(*output, ""); !status.ok()) return status;
+    if (absl::Status status = CheckLocalDestination(*output); !status.ok()) return status;
   }
   const absl::StatusOr<ResolvedPath> path = context.files.Resolve(spec.source_uri);
   if (!path.ok()) return Annotate(path.status(), "source_uri");

@@ -50,8 +50,8 @@ class Sink {
 // writes are FailedPrecondition. `job_id`: letters, digits, "-" and "_", at most 64.
 absl::StatusOr<std::unique_ptr<Sink>> OpenLocalSink(const ResolvedPath& destination,
                                                     absl::string_view job_id);
-// Refuses an existing destination or a missing parent, without creating anything.
-absl::Status CheckLocalDestination(const ResolvedPath& destination, absl::string_view job_id);
+// For a job to be queued: refuses an existing destination or a missing parent, creates nothing.
+absl::Status CheckLocalDestination(const ResolvedPath& destination);
 
 }  // namespace sinq
 

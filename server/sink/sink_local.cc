@@ -214,13 +214,12 @@ absl::Status LocalSink::Abort() {
   return place_.parent->Sync();
 }
 
-absl::Status CheckLocalDestination(const ResolvedPath& destination, absl::string_view job_id) {
-  absl::StatusOr<SinkPlace> place = FindPlace(destination, job_id);
+absl::Status CheckLocalDestination(const ResolvedPath& destination) {
+  const std::string longest_id(kMaxJobIdBytes, '0');  // the job does not exist yet
+  absl::StatusOr<SinkPlace> place = FindPlace(destination, longest_id);
   if (!place.ok()) return place.status();
-  if (place->parent->Exists(place->name) && !IsPublishedBy(*place, job_id)) {
-    return OutputExists(destination.display);
-  }
-  return absl::OkStatus();
+  return place->parent->Exists(place->name) ? OutputExists(destination.display)
+                                            : absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Sink>> OpenLocalSink(const ResolvedPath& destination,

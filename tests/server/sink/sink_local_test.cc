@@ -92,7 +92,7 @@ TEST_F(LocalSinkTest, NothingIsVisibleBeforePublish) {
 TEST_F(LocalSinkTest, NeverReplacesAnything) {
   temp_.Write("out/model/theirs", "x");
   EXPECT_EQ(ReasonOf(Open().status()), Reason::kOutputExists);
-  EXPECT_EQ(ReasonOf(CheckLocalDestination(Destination(), "job1")), Reason::kOutputExists);
+  EXPECT_EQ(ReasonOf(CheckLocalDestination(Destination())), Reason::kOutputExists);
   EXPECT_EQ(Listing("out"), std::vector<std::string>{"model"});
   fs::remove_all(temp_.Join("out/model"));
 
@@ -132,7 +132,6 @@ TEST_F(LocalSinkTest, TheSameJobMayComeBackAfterPublishing) {
   ASSERT_TRUE(RunJob().ok());
   absl::StatusOr<std::unique_ptr<Sink>> again = Open();
   ASSERT_TRUE(again.ok()) << again.status();
-  EXPECT_TRUE(CheckLocalDestination(Destination(), "job1").ok());
   EXPECT_TRUE((*again)->Publish().ok());
   std::byte out[2];
   EXPECT_TRUE((*again)->ReadAt("a", 6, absl::MakeSpan(out)).ok());
@@ -211,18 +210,18 @@ TEST_F(LocalSinkTest, WritesStayInsideThePlannedFile) {
 }
 
 TEST_F(LocalSinkTest, RefusesImpossibleDestinations) {
-  EXPECT_TRUE(absl::IsNotFound(CheckLocalDestination(Destination("absent/model"), "job1")));
-  EXPECT_TRUE(absl::IsAlreadyExists(CheckLocalDestination(Destination(""), "job1")));
-  EXPECT_FALSE(CheckLocalDestination(Destination("out/" + std::string(240, 'x')), "job1").ok());
-  EXPECT_FALSE(CheckLocalDestination(Destination("../x"), "job1").ok());
+  EXPECT_TRUE(absl::IsNotFound(CheckLocalDestination(Destination("absent/model"))));
+  EXPECT_TRUE(absl::IsAlreadyExists(CheckLocalDestination(Destination(""))));
+  EXPECT_FALSE(CheckLocalDestination(Destination("out/" + std::string(240, 'x'))).ok());
+  EXPECT_FALSE(CheckLocalDestination(Destination("../x")).ok());
   for (const char* id : {"", "a/b", "..", "a b"}) {
-    EXPECT_FALSE(CheckLocalDestination(Destination(), id).ok()) << id;
+    EXPECT_FALSE(Open(id).ok()) << id;
   }
   TempDir other;
   fs::create_directory_symlink(other.path(), temp_.Join("out/link"));
-  EXPECT_EQ(ReasonOf(CheckLocalDestination(Destination("out/link/model"), "job1")),
+  EXPECT_EQ(ReasonOf(CheckLocalDestination(Destination("out/link/model"))),
             Reason::kPathOutsideRoots);
-  EXPECT_TRUE(CheckLocalDestination(Destination(), "job1").ok());
+  EXPECT_TRUE(CheckLocalDestination(Destination()).ok());
   EXPECT_EQ(Listing("out"), std::vector<std::string>{"link"});
 }
 
