@@ -63,6 +63,7 @@ SchedulerOptions ToSchedulerOptions(const ServerConfig& config) {
 
 // What the service stands on: made first, gone last.
 struct Foundation {
+  std::unique_ptr<Directory> data_dir;
   std::unique_ptr<Metrics> metrics;
   std::unique_ptr<FileSystem> files;
   std::unique_ptr<JobStore> store;
@@ -75,9 +76,10 @@ absl::StatusOr<Foundation> MakeFoundation(const ServerConfig& config) {
   absl::StatusOr<std::unique_ptr<FileSystem>> files = MakePosixFileSystem(config.allow_roots);
   if (!files.ok()) return Annotate(files.status(), "--allow-root");
   out.files = *std::move(files);
-  const absl::StatusOr<std::unique_ptr<Directory>> data_dir =
+  absl::StatusOr<std::unique_ptr<Directory>> data_dir =
       OpenPosixDirectory(config.data_dir, /*create=*/true);
   if (!data_dir.ok()) return Annotate(data_dir.status(), "--data-dir");
+  out.data_dir = *std::move(data_dir);
   absl::StatusOr<std::unique_ptr<JobStore>> store =
       OpenSqliteJobStore(absl::StrCat(config.data_dir, "/jobs.sqlite"), SystemClock());
   if (!store.ok()) return Annotate(store.status(), "--data-dir");
@@ -86,6 +88,21 @@ absl::StatusOr<Foundation> MakeFoundation(const ServerConfig& config) {
   if (!backend.ok()) return Annotate(backend.status(), "--backend");
   out.backend = *std::move(backend);
   return out;
+}
+
+// Free space where the server writes, by flag and place in its list: paths are not for metrics.
+void UpdateStorageGauges(const ServerConfig& config, const Foundation& base) {
+  const auto set = [&base](const std::string& volume, const Directory& directory) {
+    const absl::StatusOr<uint64_t> free_bytes = directory.FreeBytes();
+    if (!free_bytes.ok()) return;
+    base.metrics->Set("sinq_storage_free_bytes", static_cast<double>(*free_bytes),
+                      {{"volume", volume}});
+  };
+  set("data_dir", *base.data_dir);
+  for (size_t i = 0; i < config.allow_roots.size(); ++i) {
+    const absl::StatusOr<ResolvedPath> root = base.files->Resolve(config.allow_roots[i]);
+    if (root.ok()) set(absl::StrCat("allow_root_", i), *root->root);
+  }
 }
 
 // SIGTERM and SIGINT as something to wait for. Made before any thread, which all inherit the block.
@@ -130,8 +147,10 @@ absl::Status Serve(const ServerConfig& config, const StopSignal& stop) {
   runner_options.code_version = SINQ_VERSION;
   const std::unique_ptr<JobRunner> runner = MakeJobRunner(
       runner_options, *base->backend, *base->files, budget, *base->store, *base->metrics);
-  const std::unique_ptr<Scheduler> scheduler = MakeScheduler(
-      ToSchedulerOptions(config), *base->store, *runner, SystemClock(), *base->metrics);
+  SchedulerOptions options = ToSchedulerOptions(config);
+  options.update_gauges = [&] { UpdateStorageGauges(config, *base); };
+  const std::unique_ptr<Scheduler> scheduler =
+      MakeScheduler(options, *base->store, *runner, SystemClock(), *base->metrics);
   Executor handlers(kHandlerThreads), compute(config.workers), watchers(kMaxWatchers);
   ServiceContext context{*base->store, *scheduler,     *base->files, *base->backend,
                          budget,       *base->metrics, handlers,     compute,

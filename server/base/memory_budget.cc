@@ -64,6 +64,11 @@ void MemoryBudget::Release(uint64_t bytes) {
   held_bytes_ -= bytes;
 }
 
+bool MemoryBudget::HasWaiters() const {
+  absl::MutexLock lock(&mutex_);
+  return !waiting_.empty();
+}
+
 uint64_t MemoryBudget::held_bytes() const {
   absl::MutexLock lock(&mutex_);
   return held_bytes_;

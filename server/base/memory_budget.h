@@ -40,6 +40,8 @@ class MemoryBudget {
   // waiting, without any lock held) says so.
   absl::StatusOr<Reservation> Reserve(uint64_t bytes, absl::FunctionRef<bool()> cancelled);
   uint64_t budget_bytes() const { return budget_bytes_; }
+  // True while somebody waits in Reserve: whoever keeps idle memory should give it back.
+  bool HasWaiters() const;
   uint64_t held_bytes() const;
   uint64_t peak_bytes() const;
 

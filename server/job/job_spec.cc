@@ -202,6 +202,14 @@ class StrictReader {
   std::string problem_;
 };
 
+json RecipeObject(const JobSpec& spec) {
+  return {{"method", spec.method},       {"profile", spec.profile},
+          {"format", spec.format},       {"aux", spec.aux},
+          {"bits", spec.bits},           {"group_size", spec.group_size},
+          {"symmetric", spec.symmetric}, {"include", spec.include},
+          {"exclude", spec.exclude}};
+}
+
 }  // namespace
 
 absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
@@ -232,21 +240,16 @@ absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
   return violations.ToStatus();
 }
 
-std::string JobSpecToJson(const JobSpec& spec) {
-  const json object = {{"source_uri", spec.source_uri},
-                       {"output_uri", spec.output_uri},
-                       {"method", spec.method},
-                       {"profile", spec.profile},
-                       {"format", spec.format},
-                       {"aux", spec.aux},
-                       {"bits", spec.bits},
-                       {"group_size", spec.group_size},
-                       {"symmetric", spec.symmetric},
-                       {"include", spec.include},
-                       {"exclude", spec.exclude}};
-  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+std::string RecipeToJson(const JobSpec& spec) {
+  return RecipeObject(spec).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+std::string JobSpecToJson(const JobSpec& spec) {
+  json object = RecipeObject(spec);
+  object["source_uri"] = spec.source_uri;
+  object["output_uri"] = spec.output_uri;
+  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 absl::StatusOr<JobSpec> JobSpecFromJson(absl::string_view text) {
   const absl::StatusOr<json> object = ParseStrictly(text);
   if (!object.ok()) return object.status();

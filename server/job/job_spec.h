@@ -30,8 +30,10 @@ struct JobSpec {
 
 // Every violation at once, each with its field ("bits must be one of 2, 3, 4, 5, 6, 8; got 7").
 absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output);
-// Canonical JSON (sorted keys): stored, hashed for idempotency, shown in the manifest as the
-// recipe. Strict when parsed.
+// The same without source and output, which do not change what comes out: for plan digest and
+// manifest.
+std::string RecipeToJson(const JobSpec& spec);
+// Canonical JSON (sorted keys): stored, hashed for idempotency. Strict when parsed.
 std::string JobSpecToJson(const JobSpec& spec);
 absl::StatusOr<JobSpec> JobSpecFromJson(absl::string_view json);
 

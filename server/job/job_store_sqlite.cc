@@ -354,11 +354,12 @@ absl::StatusOr<std::optional<CreateResult>> SqliteJobStore::FindReplay(
   if (rows->empty()) return std::nullopt;
   Row& row = rows->front();
   if (row.spec_json == spec_json) return CreateResult{std::move(row.job), /*replayed=*/true};
-  return MakeError(absl::StatusCode::kAlreadyExists, Reason::kRequestIdReused,
-                   absl::StrCat("request_id was used before, for job '", row.job.id,
-                                "' with "
-                                "another source, output or recipe; use a new request_id."),
-                   {{"field", "request_id"}, {"job_id", row.job.id}});
+  return MakeError(
+      absl::StatusCode::kAlreadyExists, Reason::kRequestIdReused,
+      absl::StrCat("request_id '", request_id, "' was used before, for job '", row.job.id,
+                   "' with "
+                   "another source, output or recipe; use a new request_id."),
+      {{"field", "request_id"}, {"job_id", row.job.id}});
 }
 
 absl::Status SqliteJobStore::CheckQueueBound() {

@@ -244,7 +244,7 @@ class Planner {
       digest.Update(absl::StrCat(text.size(), ":", text));
     };
     add(source_.Fingerprint());
-    add(JobSpecToJson(spec_));
+    add(RecipeToJson(spec_));
     for (const PlannedTensor& tensor : plan_.tensors)
       add(absl::StrCat(tensor.source.name, "\n", ActionName(tensor.action), "\n", tensor.reason));
     for (const PlannedFile& file : plan_.files) {

@@ -30,29 +30,32 @@ void CountSubmission(ServiceContext& context, const JobSpec& spec, const char* o
       {{"source", "file"}, {"method", known ? spec.method : "other"}, {"outcome", outcome}});
 }
 
+absl::Status Reject(ServiceContext& context, const JobSpec& spec, const absl::Status& status) {
+  CountSubmission(context, spec, "rejected");
+  context.metrics.Add("sinq_jobs_rejected_total", 1,
+                      {{"reason", std::string(ReasonName(GetErrorDetails(status).reason))}});
+  return status;
+}
+
 absl::Status Create(ServiceContext& context, const sinq::v1::CreateJobRequest& request,
                     sinq::v1::CreateJobResponse* response) {
   if (context.draining) return Draining();
   const JobSpec spec = ToJobSpec(request.source_uri(), request.output_uri(), request.recipe());
   absl::Status status = CheckRequestId(request.request_id());
   if (status.ok()) status = ValidateJobSpec(spec, /*needs_output=*/true);
-  if (!status.ok()) {
-    CountSubmission(context, spec, "rejected");
-    return status;
-  }
+  if (!status.ok()) return Reject(context, spec, status);
   // A repetition is answered from the store: by now its output may exist, which a new job would be
   // refused for.
   const absl::StatusOr<Plan> plan = PlanFor(context, spec, /*needs_output=*/true);
   if (!plan.ok() && (request.request_id().empty() || !absl::IsAlreadyExists(plan.status()))) {
-    CountSubmission(context, spec, "rejected");
-    return plan.status();
+    return Reject(context, spec, plan.status());
   }
   absl::StatusOr<CreateResult> result = plan.ok()
                                             ? context.store.Create(spec, request.request_id())
                                             : context.store.FindRequest(spec, request.request_id());
   if (!result.ok()) {
-    CountSubmission(context, spec, "rejected");
-    return plan.ok() || !absl::IsNotFound(result.status()) ? result.status() : plan.status();
+    const bool unknown = !plan.ok() && absl::IsNotFound(result.status());
+    return Reject(context, spec, unknown ? plan.status() : result.status());
   }
   CountSubmission(context, spec, result->replayed ? "deduplicated" : "accepted");
   *response->mutable_job() = ToProto(result->job);

@@ -368,6 +368,7 @@ void ThreadScheduler::HousekeepingLoop() {
 }
 
 void ThreadScheduler::UpdateGauges() {
+  if (options_.update_gauges) options_.update_gauges();
   const auto counts = store_.CountByState();
   const auto age = store_.OldestQueuedAge();
   if (!counts.ok() || !age.ok()) {

@@ -3,6 +3,7 @@
 #ifndef SINQ_SERVER_SCHEDULER_SCHEDULER_H_
 #define SINQ_SERVER_SCHEDULER_SCHEDULER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,6 +21,8 @@ struct SchedulerOptions {
   absl::Duration lease_duration =
       absl::Seconds(30);  // a dead worker's job runs elsewhere within this
   absl::Duration heartbeat_interval = absl::Seconds(5);
+  // Called from time to time to refresh gauges of the process around the scheduler; may be empty.
+  std::function<void()> update_gauges;
   absl::Duration retention = absl::Hours(24 * 7);  // of terminal job rows
 };
 

@@ -218,8 +218,7 @@ absl::Status CheckLocalDestination(const ResolvedPath& destination) {
   const std::string longest_id(kMaxJobIdBytes, '0');  // the job does not exist yet
   absl::StatusOr<SinkPlace> place = FindPlace(destination, longest_id);
   if (!place.ok()) return place.status();
-  return place->parent->Exists(place->name) ? OutputExists(destination.display)
-                                            : absl::OkStatus();
+  return place->parent->Exists(place->name) ? OutputExists(destination.display) : absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Sink>> OpenLocalSink(const ResolvedPath& destination,

@@ -26,11 +26,16 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
       return found;
     }
     given_up.swap(idle_);
+    ++waiting_;
   }
   given_up.clear();
   const uint64_t rounded =
       (size_bytes + kGranularityBytes - 1) / kGranularityBytes * kGranularityBytes;
   absl::StatusOr<MemoryBudget::Reservation> reservation = budget_.Reserve(rounded, cancelled);
+  {
+    absl::MutexLock lock(&mutex_);
+    --waiting_;
+  }
   if (!reservation.ok()) return reservation.status();
   absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Allocate(rounded);
   if (!buffer.ok()) return buffer.status();
@@ -38,8 +43,9 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
 }
 
 void BufferPool::Release(PooledBuffer buffer) {
+  const bool wanted = budget_.HasWaiters();
   absl::MutexLock lock(&mutex_);
-  idle_.push_back(std::move(buffer));
+  if (!wanted && waiting_ == 0) idle_.push_back(std::move(buffer));
 }
 
 }  // namespace sinq

@@ -20,8 +20,8 @@ struct PooledBuffer {
   AlignedBuffer buffer;
 };
 
-// Thread-safe. Idle buffers keep their reservation, so the budget counts them; they are given up
-// before anything waits.
+// Thread-safe. Idle buffers keep their reservation, so the budget counts them. Nothing is kept idle
+// while anybody waits, for this pool or for the budget: all would wait for each other.
 class BufferPool {
  public:
   explicit BufferPool(MemoryBudget& budget) : budget_(budget) {}
@@ -34,6 +34,7 @@ class BufferPool {
   MemoryBudget& budget_;
   absl::Mutex mutex_;
   std::vector<PooledBuffer> idle_ ABSL_GUARDED_BY(mutex_);
+  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // Acquire calls that found nothing idle
 };
 
 }  // namespace sinq

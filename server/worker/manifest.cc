@@ -63,7 +63,7 @@ std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& so
   manifest["code_version"] = code_version;
   manifest["source"] = SourceSection(job, source);
   manifest["recipe"] =
-      ordered_json::parse(JobSpecToJson(job.spec), nullptr, /*allow_exceptions=*/false);
+      ordered_json::parse(RecipeToJson(job.spec), nullptr, /*allow_exceptions=*/false);
   manifest["plan_digest"] = plan.digest;
   manifest["effective_bits"] = plan.effective_bits;
   manifest["quantized_weights"] = plan.quantized_weights;
@@ -76,7 +76,7 @@ std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& so
   manifest["tensors"] = ordered_json::array();
   for (const PlannedTensor& tensor : plan.tensors)
     manifest["tensors"].push_back(TensorEntry(tensor, records));
-  return manifest.dump(1) + "\n";
+  return manifest.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace sinq
