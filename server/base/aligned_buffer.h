@@ -11,6 +11,13 @@
 
 namespace sinq {
 
+// Large blocks are mappings of their own: given back to the system when freed, whatever the
+// allocator would keep, and of huge pages where the system has them.
+struct AlignedBufferFree {
+  size_t mapped_bytes = 0;  // 0: from the allocator
+  void operator()(std::byte* data) const;
+};
+
 // Movable, not thread-safe. The content of a new buffer is unspecified unless zeroed.
 class AlignedBuffer {
  public:
@@ -32,12 +39,12 @@ class AlignedBuffer {
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* data) const;
-  };
-  AlignedBuffer(std::byte* data, uint64_t size_bytes) : data_(data), size_bytes_(size_bytes) {}
+  AlignedBuffer(std::byte* data, uint64_t size_bytes, size_t mapped_bytes)
+      : data_(data, AlignedBufferFree{mapped_bytes}), size_bytes_(size_bytes) {}
+  static AlignedBuffer FromAllocator(uint64_t size_bytes);
+  static AlignedBuffer FromMapping(uint64_t size_bytes);
 
-  std::unique_ptr<std::byte[], Free> data_;
+  std::unique_ptr<std::byte[], AlignedBufferFree> data_;
   uint64_t size_bytes_ = 0;
 };
 
