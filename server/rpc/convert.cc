@@ -48,8 +48,10 @@ sinq::v1::JobStage ToProto(JobStage stage) {
   return sinq::v1::JOB_STAGE_UNSPECIFIED;
 }
 
-void FillProgress(const JobProgress& progress, sinq::v1::JobProgress* out) {
-  out->set_stage(ToProto(progress.stage));
+void FillProgress(const JobProgress& progress, JobState state, sinq::v1::JobProgress* out) {
+  // Between the lease and the worker's first word.
+  const bool starting = state == JobState::kRunning && progress.stage == JobStage::kNone;
+  out->set_stage(ToProto(starting ? JobStage::kPlan : progress.stage));
   out->set_tensors_done(static_cast<int64_t>(progress.tensors_done));
   out->set_tensors_total(static_cast<int64_t>(progress.tensors_total));
   out->set_bytes_done(static_cast<int64_t>(progress.bytes_done));
@@ -163,7 +165,7 @@ sinq::v1::Job ToProto(const Job& job) {
   out.set_output_uri(job.spec.output_uri);
   FillRecipe(job.spec, out.mutable_recipe());
   out.set_state(ToProto(job.state));
-  FillProgress(job.progress, out.mutable_progress());
+  FillProgress(job.progress, job.state, out.mutable_progress());
   if (!job.error.code.empty()) FillError(job.error, out.mutable_error());
   out.set_cancel_requested(job.cancel_requested);
   out.set_attempt(job.attempt);
@@ -179,7 +181,7 @@ sinq::v1::JobEvent ToProto(const JobEvent& event) {
   out.set_sequence(static_cast<int64_t>(event.sequence));
   FillTime(event.time, out.mutable_event_time());
   out.set_state(ToProto(event.state));
-  FillProgress(event.progress, out.mutable_progress());
+  FillProgress(event.progress, event.state, out.mutable_progress());
   out.mutable_progress()->set_tensor(event.tensor);
   if (!event.error.code.empty()) FillError(event.error, out.mutable_error());
   return out;

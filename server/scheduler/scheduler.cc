@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "server/base/error.h"
+#include "server/base/limits.h"
 #include "server/base/log.h"
 #include "server/scheduler/failure_class.h"
 #include "server/scheduler/running_job.h"
@@ -87,6 +88,10 @@ class ThreadScheduler final : public Scheduler {
   void HousekeepingLoop();
   void UpdateGauges();
   void Sweep();
+  // What is left of jobs that ended outside of a run: one, or all that the store still has.
+  void DiscardIfOver(const std::string& job_id);
+  void DiscardLeftovers();
+  void Discard(const Job& job);
   void SetWorkerStates() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<RunningPtr> Running() ABSL_LOCKS_EXCLUDED(mutex_);
   bool IsDraining() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -156,7 +161,6 @@ void ThreadScheduler::Drain(absl::Duration grace) {
 
 void ThreadScheduler::Wake(absl::string_view job_id) {
   absl::MutexLock lock(&mutex_);
-  if (running_.find(std::string(job_id)) == running_.end()) return;
   woken_.emplace_back(job_id);
   changed_.SignalAll();
 }
@@ -289,6 +293,7 @@ void ThreadScheduler::TryAgain(const RunningJob& running, const RunResult& resul
   });
   if (IsLeaseLost(status)) metrics_.Add("sinq_stale_completions_rejected_total", 1);
   if (status.ok() && IsTerminal(job->state)) {
+    Discard(*job);
     return Observe(running, job->state, ToJobError(result.status));
   }
   Log(LogLevel::kWarning, "job_attempt_failed",
@@ -349,6 +354,7 @@ void ThreadScheduler::HeartbeatLoop() {
       if (stopped_) return;
       woken.swap(woken_);
     }
+    for (const std::string& job_id : woken) DiscardIfOver(job_id);
     for (const RunningPtr& running : Running()) {
       const bool now = std::find(woken.begin(), woken.end(), running->job().id) != woken.end();
       running->Heartbeat(now);
@@ -393,6 +399,31 @@ void ThreadScheduler::Sweep() {
   } else if (*deleted > 0) {
     Log(LogLevel::kInfo, "jobs_expired", {{"deleted", absl::StrCat(*deleted)}});
   }
+  DiscardLeftovers();
+}
+
+void ThreadScheduler::DiscardIfOver(const std::string& job_id) {
+  const absl::StatusOr<Job> job = store_.Get(job_id);
+  if (job.ok() && (job->state == JobState::kCancelled || job->state == JobState::kFailed)) {
+    Discard(*job);
+  }
+}
+
+void ThreadScheduler::DiscardLeftovers() {
+  ListQuery query{{JobState::kCancelled, JobState::kFailed}, kMaxPageSize, ""};
+  do {
+    const absl::StatusOr<ListResult> page = store_.List(query);
+    if (!page.ok()) return;  // the next sweep tries again
+    for (const Job& job : page->jobs) Discard(job);
+    query.page_token = page->next_page_token;
+  } while (!query.page_token.empty() && !IsDraining());
+}
+
+void ThreadScheduler::Discard(const Job& job) {
+  const absl::Status status = runner_.Discard(job);
+  if (status.ok()) return;
+  Log(LogLevel::kWarning, "discard_failed",
+      {{"job", job.id}, {"error", std::string(status.message())}});
 }
 
 void ThreadScheduler::SetWorkerStates() {

@@ -34,7 +34,8 @@ class Scheduler {
   // No new lease from now on; running jobs get `grace` to finish, then are checkpointed and
   // released. Returns when idle.
   virtual void Drain(absl::Duration grace) = 0;
-  // Makes a cancel request of the store take effect at once instead of at the next heartbeat.
+  // Makes a cancel request of the store take effect at once instead of at the next heartbeat; what
+  // a job that was not running left behind is removed.
   virtual void Wake(absl::string_view job_id) = 0;
 };
 

@@ -50,6 +50,8 @@ class Sink {
 // writes are FailedPrecondition. `job_id`: letters, digits, "-" and "_", at most 64.
 absl::StatusOr<std::unique_ptr<Sink>> OpenLocalSink(const ResolvedPath& destination,
                                                     absl::string_view job_id);
+// Removes what an ended job may have left in its staging directory. OK if there is none.
+absl::Status DiscardLocalStaging(const ResolvedPath& destination, absl::string_view job_id);
 // For a job to be queued: refuses an existing destination or a missing parent, creates nothing.
 absl::Status CheckLocalDestination(const ResolvedPath& destination);
 

@@ -221,6 +221,12 @@ absl::Status CheckLocalDestination(const ResolvedPath& destination) {
   return place->parent->Exists(place->name) ? OutputExists(destination.display) : absl::OkStatus();
 }
 
+absl::Status DiscardLocalStaging(const ResolvedPath& destination, absl::string_view job_id) {
+  absl::StatusOr<SinkPlace> place = FindPlace(destination, job_id);
+  if (absl::IsNotFound(place.status())) return absl::OkStatus();
+  return place.ok() ? place->parent->RemoveTree(place->staging_name) : place.status();
+}
+
 absl::StatusOr<std::unique_ptr<Sink>> OpenLocalSink(const ResolvedPath& destination,
                                                     absl::string_view job_id) {
   absl::StatusOr<SinkPlace> place = FindPlace(destination, job_id);

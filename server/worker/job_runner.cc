@@ -85,7 +85,7 @@ class Attempt {
     if (progress_.stage != JobStage::kNone) {
       metrics_.Observe("sinq_job_stage_seconds",
                        std::chrono::duration<double>(now - stage_begin_).count(),
-                       {{"stage", progress_.stage == JobStage::kPlan ? "plan" : "commit"}});
+                       {{"stage", std::string(JobStageName(progress_.stage))}});
     }
     stage_begin_ = now;
     progress_.stage = stage;
@@ -270,6 +270,12 @@ class LocalJobRunner : public JobRunner {
     return Attempt(options_, backend_, files_, budget_, store_, metrics_, job, lease, stop,
                    on_progress)
         .Run();
+  }
+
+  absl::Status Discard(const Job& job) override {
+    const absl::StatusOr<ResolvedPath> path = files_.Resolve(job.spec.output_uri);
+    if (!path.ok()) return path.status();
+    return DiscardLocalStaging(*path, job.id);
   }
 
  private:

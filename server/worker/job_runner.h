@@ -46,6 +46,9 @@ class JobRunner {
   virtual RunResult Run(
       const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
       absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) = 0;
+  // Removes what earlier attempts left of a job that ended without Run's knowledge: cancelled while
+  // it waited, or out of attempts. OK if there is nothing.
+  virtual absl::Status Discard(const Job& job) = 0;
 };
 
 std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options,

@@ -110,7 +110,6 @@ void Pipeline::Count(const PlannedTensor& tensor, const kernels::TensorStats& st
       static_cast<double>(tensor.source.shape[0]) * static_cast<double>(tensor.source.shape[1]);
   const std::string backend = context_.backend.GetCapabilities().name;
   metrics_.Add("sinq_weights_quantized_total", weights, {{"backend", backend}});
-  metrics_.Observe("sinq_job_stage_seconds", seconds, {{"stage", "quantize"}});
   metrics_.Observe("sinq_relative_error", stats.relative_error,
                    {{"method", std::string(kernels::MethodName(tensor.params.method))}});
   metrics_.Observe("sinq_sinkhorn_rounds", stats.mean_rounds);

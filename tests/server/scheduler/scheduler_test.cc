@@ -87,10 +87,21 @@ class FakeRunner final : public JobRunner {
     ++runs;
     return {body_({job, lease, stop, report}), job.progress};
   }
+  absl::Status Discard(const Job& job) override {
+    absl::MutexLock lock(&mutex_);
+    discarded_.push_back(job.id);
+    return absl::OkStatus();
+  }
+  bool Discarded(const std::string& job_id) {
+    absl::MutexLock lock(&mutex_);
+    return std::find(discarded_.begin(), discarded_.end(), job_id) != discarded_.end();
+  }
   std::atomic<int> runs{0};
 
  private:
   const Body body_;
+  absl::Mutex mutex_;
+  std::vector<std::string> discarded_ ABSL_GUARDED_BY(mutex_);
 };
 
 class SchedulerTest : public ::testing::Test {
@@ -350,6 +361,26 @@ TEST_F(SchedulerTest, OldJobsAreSweptAtTheStart) {
   clock_.Advance(absl::Hours(2));
   Start([](const Attempt&) { return absl::OkStatus(); });
   EXPECT_TRUE(Eventually([&] { return absl::IsNotFound(store_->Get(id).status()); }));
+}
+
+TEST_F(SchedulerTest, WhatACancelledWaitingJobLeftIsDiscarded) {
+  const std::string earlier = Submit();  // cancelled before this scheduler exists
+  ASSERT_TRUE(store_->RequestCancel(earlier).ok());
+  std::atomic<bool> go = false;
+  Start([&](const Attempt&) {
+    Eventually([&] { return go.load(); });
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(Eventually([&] { return runner_->Discarded(earlier); }));
+  const std::string busy = Submit();
+  ASSERT_TRUE(Reaches(busy, JobState::kRunning));
+  const std::string waiting = Submit();
+  ASSERT_TRUE(store_->RequestCancel(waiting).ok());
+  scheduler_->Wake(waiting);
+  EXPECT_TRUE(Eventually([&] { return runner_->Discarded(waiting); }));
+  EXPECT_FALSE(runner_->Discarded(busy));
+  go = true;
+  EXPECT_TRUE(Reaches(busy, JobState::kSucceeded));
 }
 
 }  // namespace
