@@ -156,7 +156,7 @@ tell_result() {
   say "Effective bits:  $(effective_bits) per quantized weight, scales included"
   say ""
   say "How to go on:"
-  say "  export SINQ_SERVER=$(cat "$work/address") PATH=$bin:\$PATH"
+  say "  export SINQ_SERVER=$SINQ_SERVER PATH=$bin:\$PATH"
   say "  sinqctl verify $shown                       # digests of every file"
   say "  sinqctl submit MODEL_DIR --output NEW_DIR --wait    # your own model, beneath an allowed root"
   say "  sinqctl --help; sinqctl capabilities; sinqctl list"
@@ -170,6 +170,8 @@ choose_output
 "$repo/deploy/install_packages.sh" "$repo/deploy/packages.txt"
 build
 start_server
+SINQ_SERVER=$(cat "$work/address")
+export SINQ_SERVER
 if [ -e "$output" ]; then
   say "The result is there already; verifying it."
   "$bin/sinqctl" verify "$output" ||
