@@ -443,18 +443,18 @@ HWY_INLINE VF RoundVectorToF16(VF x) {
 }
 
 struct Fit {
-  VF scale, zero, error;
+  VF scale, zero;
   Sums sums;
 };
 
-HWY_INLINE void KeepBetter(Fit& best, VF scale, VF zero, const Sums& sums) {
-  const auto better = hn::Lt(sums.error, best.error);
-  best.scale = hn::IfThenElse(better, scale, best.scale);
-  best.zero = hn::IfThenElse(better, zero, best.zero);
-  best.error = hn::IfThenElse(better, sums.error, best.error);
-  best.sums.codes = hn::IfThenElse(better, sums.codes, best.sums.codes);
-  best.sums.squares = hn::IfThenElse(better, sums.squares, best.sums.squares);
-  best.sums.products = hn::IfThenElse(better, sums.products, best.sums.products);
+HWY_INLINE void KeepBetter(Fit& best, const Fit& next) {
+  const auto better = hn::Lt(next.sums.error, best.sums.error);
+  best.scale = hn::IfThenElse(better, next.scale, best.scale);
+  best.zero = hn::IfThenElse(better, next.zero, best.zero);
+  best.sums.error = hn::IfThenElse(better, next.sums.error, best.sums.error);
+  best.sums.codes = hn::IfThenElse(better, next.sums.codes, best.sums.codes);
+  best.sums.squares = hn::IfThenElse(better, next.sums.squares, best.sums.squares);
+  best.sums.products = hn::IfThenElse(better, next.sums.products, best.sums.products);
 }
 
 // zeta of README.md section 4.
@@ -506,78 +506,106 @@ HWY_INLINE void RangeOf(const float* y, int group, VF* low, VF* high) {
   }
 }
 
+// The range [lo, hi] times `shrink`, coded.
+HWY_INLINE Fit RangeFit(const float* y, int group, VF low, VF high, float shrink,
+                        const FitParams& params, VF top) {
+  const DF d;
+  const VF lo = hn::Mul(hn::Set(d, shrink), low), hi = hn::Mul(hn::Set(d, shrink), high);
+  const float inverse_top = 1.0f / static_cast<float>((1 << params.bits) - 1);
+  const VF scale = hn::Mul(hn::Sub(hi, lo), hn::Set(d, inverse_top));
+  const VF zero = StorableZero(hn::Neg(hn::Mul(lo, Reciprocal(scale))), params, top);
+  return {scale, zero, Score(y, group, scale, zero, top)};
+}
+
+HWY_INLINE Fit StepFit(const float* y, int group, const Fit& from, VF total,
+                       const FitParams& params, VF top) {
+  VF zero;
+  const VF scale = LeastSquares(from.sums, from.scale, total, group, params, top, &zero);
+  return {scale, zero, Score(y, group, scale, zero, top)};
+}
+
+// One value in the whole group: a step of its size beside a zero of 0 or 1 holds it as exactly as
+// the stored scale does, and never with a scale that is a small part of it.
+HWY_INLINE void FitConstants(VF low, VF high, Fit& fit) {
+  const DF d;
+  const VF none = hn::Zero(d);
+  const auto constant = hn::And(hn::Eq(low, high), hn::Ne(low, none));
+  const VF zero = hn::IfThenElse(hn::Gt(low, none), none, hn::Set(d, 1.0f));
+  fit.scale = hn::IfThenElse(constant, hn::Abs(low), fit.scale);
+  fit.zero = hn::IfThenElse(constant, zero, fit.zero);
+}
+
+HWY_INLINE Fit SearchAsymmetric(const float* y, int group, VF low, VF high,
+                                const FitParams& params) {
+  const DF d;
+  const VF top = hn::Set(d, static_cast<float>((1 << params.bits) - 1));
+  Fit best = RangeFit(y, group, low, high, 1.0f, params, top);
+  if (!params.refine) return best;
+  const VF total = SumOf(y, group);
+  Fit step = StepFit(y, group, best, total, params, top);
+  for (const float shrink : {0.9f, 0.8f}) {
+    const Fit range = RangeFit(y, group, low, high, shrink, params, top);
+    KeepBetter(best, range);
+    KeepBetter(step, StepFit(y, group, range, total, params, top));
+  }
+  KeepBetter(best, step);
+  KeepBetter(best, StepFit(y, group, step, total, params, top));
+  return best;
+}
+
 HWY_INLINE Fit FitAsymmetric(const float* y, int group, const FitParams& params) {
   const DF d;
-  const float top_code = static_cast<float>((1 << params.bits) - 1);
-  const VF top = hn::Set(d, top_code), zero_vector = hn::Zero(d);
+  const VF none = hn::Zero(d);
   VF low, high;
   RangeOf(y, group, &low, &high);
   const VF reach = hn::Max(hn::Abs(low), hn::Abs(high));
   const auto include_zero = params.zero_in_range
                                 ? hn::Eq(reach, reach)
                                 : hn::Gt(reach, hn::Mul(hn::Set(d, 4.0f), hn::Sub(high, low)));
-  low = hn::IfThenElse(include_zero, hn::Min(low, zero_vector), low);
-  high = hn::IfThenElse(include_zero, hn::Max(high, zero_vector), high);
-  Fit best;
-  const float shrink[3] = {1.0f, 0.9f, 0.8f};
-  for (int i = 0; i < (params.refine ? 3 : 1); ++i) {
-    const VF lo = hn::Mul(hn::Set(d, shrink[i]), low), hi = hn::Mul(hn::Set(d, shrink[i]), high);
-    const VF scale = hn::Mul(hn::Sub(hi, lo), hn::Set(d, 1.0f / top_code));
-    const VF zero = StorableZero(hn::Neg(hn::Mul(lo, Reciprocal(scale))), params, top);
-    const Sums sums = Score(y, group, scale, zero, top);
-    if (i == 0) {
-      best = {scale, zero, sums.error, sums};
-    } else {
-      KeepBetter(best, scale, zero, sums);
-    }
-  }
-  if (!params.refine) return best;
-  const VF total = SumOf(y, group);
-  Sums sums = best.sums;
-  VF scale = best.scale;
-  for (int step = 0; step < 2; ++step) {
-    VF zero;
-    scale = LeastSquares(sums, scale, total, group, params, top, &zero);
-    sums = Score(y, group, scale, zero, top);
-    KeepBetter(best, scale, zero, sums);
-  }
-  return best;
+  Fit fit = SearchAsymmetric(y, group, hn::IfThenElse(include_zero, hn::Min(low, none), low),
+                             hn::IfThenElse(include_zero, hn::Max(high, none), high), params);
+  FitConstants(low, high, fit);
+  return fit;
 }
 
-HWY_INLINE Fit FitSymmetric(const float* y, int group, const FitParams& params) {
+// The candidates of README.md section 4.1, all with the zero in the middle.
+HWY_INLINE Fit SearchSymmetric(const float* y, int group, VF extreme, VF middle, float half) {
   const DF d;
-  const float half = static_cast<float>(1 << (params.bits - 1));
-  const VF top = hn::Set(d, 2.0f * half - 1.0f), middle = hn::Set(d, half);
-  VF low, high;
-  RangeOf(y, group, &low, &high);
-  // The value of largest magnitude, positive on ties, goes to the lowest code: that takes a scale
-  // of the other sign.
-  const VF extreme = hn::IfThenElse(hn::Gt(hn::Neg(low), high), low, high);
-  if (!params.refine) {
-    const VF scale = hn::Mul(hn::Abs(extreme), hn::Set(d, 1.0f / (half - 1.0f)));
-    const VF none = hn::Zero(d);
-    return {scale, middle, none, {none, none, none, none}};
-  }
-  Fit best;
-  const float shrink[8] = {1.15f, 1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
-  for (int i = 0; i < 8; ++i) {
+  const VF top = hn::Set(d, 2.0f * half - 1.0f);
+  const auto shrunk = [&](float shrink) {
     const VF scale =
-        hn::Mul(hn::Mul(hn::Neg(extreme), hn::Set(d, shrink[i])), hn::Set(d, 1.0f / half));
-    const Sums sums = Score(y, group, scale, middle, top);
-    if (i == 0) {
-      best = {scale, middle, sums.error, sums};
-    } else {
-      KeepBetter(best, scale, middle, sums);
-    }
-  }
+        hn::Mul(hn::Mul(hn::Neg(extreme), hn::Set(d, shrink)), hn::Set(d, 1.0f / half));
+    return Fit{scale, middle, Score(y, group, scale, middle, top)};
+  };
+  Fit best = shrunk(1.15f);
+  for (const float shrink : {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f})
+    KeepBetter(best, shrunk(shrink));
   const VF n = hn::Set(d, static_cast<float>(group));
   const VF product = Fma(hn::Neg(middle), SumOf(y, group), best.sums.products);
   const VF square =
       Fma(middle, Fma(n, middle, hn::Mul(hn::Set(d, -2.0f), best.sums.codes)), best.sums.squares);
   const VF refined = hn::Mul(product, Reciprocal(IfPositive(square, hn::Zero(d))));
   const VF scale = hn::IfThenElse(hn::Eq(refined, hn::Zero(d)), best.scale, refined);
-  KeepBetter(best, scale, middle, Score(y, group, scale, middle, top));
+  KeepBetter(best, {scale, middle, Score(y, group, scale, middle, top)});
   return best;
+}
+
+HWY_INLINE Fit FitSymmetric(const float* y, int group, const FitParams& params) {
+  const DF d;
+  const float half = static_cast<float>(1 << (params.bits - 1));
+  const VF middle = hn::Set(d, half), none = hn::Zero(d);
+  VF low, high;
+  RangeOf(y, group, &low, &high);
+  // The value of largest magnitude, positive on ties, goes to the lowest code: that takes a scale
+  // of the other sign.
+  const VF extreme = hn::IfThenElse(hn::Gt(hn::Neg(low), high), low, high);
+  Fit fit{hn::Mul(hn::Abs(extreme), hn::Set(d, 1.0f / (half - 1.0f))),
+          middle,
+          {none, none, none, none}};
+  if (params.refine) fit = SearchSymmetric(y, group, extreme, middle, half);
+  const auto constant = hn::And(hn::Eq(low, high), hn::Ne(low, none));
+  fit.scale = hn::IfThenElse(constant, hn::Neg(low), fit.scale);
+  return fit;
 }
 
 // Lanes beyond the last row repeat it and are not stored.

@@ -311,22 +311,24 @@ ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& par
     lo0 = std::min(lo0, 0.0f);
     hi0 = std::max(hi0, 0.0f);
   }
+  const auto scored = [&](ReferenceGroup group) {
+    return Candidate{group, ScoreOf(y, group.scale, group.zero, m)};
+  };
   const auto ranged = [&](float a) {
     const float lo = a * lo0, hi = a * hi0;
     const float s = (hi - lo) * (1.0f / m);
-    const float z = Zeta(-(lo * Rcp(s)), aux, m);
-    return Candidate{{s, z}, ScoreOf(y, s, z, m)};
+    return scored({s, Zeta(-(lo * Rcp(s)), aux, m)});
   };
-  Candidate best = ranged(1.0f);
-  if (params.method == Method::kRtn) return best.group;
-  for (const float a : {0.9f, 0.8f}) best = Better(best, ranged(a));
-  Candidate current = best;
-  for (int step = 0; step < 2; ++step) {
-    const ReferenceGroup next = LeastSquares(current.score, current.group.scale, PlainSum(y),
-                                             static_cast<float>(y.size()), aux, m);
-    current = {next, ScoreOf(y, next.scale, next.zero, m)};
-    best = Better(best, current);
-  }
+  const auto stepped = [&](const Candidate& from) {
+    return scored(LeastSquares(from.score, from.group.scale, PlainSum(y),
+                               static_cast<float>(y.size()), aux, m));
+  };
+  if (params.method == Method::kRtn) return ranged(1.0f).group;
+  const Candidate one = ranged(1.0f), nine = ranged(0.9f), eight = ranged(0.8f);
+  Candidate step = stepped(one);
+  for (const Candidate& range : {nine, eight}) step = Better(step, stepped(range));
+  Candidate best = one;
+  for (const Candidate& next : {nine, eight, step, stepped(step)}) best = Better(best, next);
   return best.group;
 }
 
@@ -700,7 +702,12 @@ TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int g
 ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& params,
                             AuxStorage aux) {
   const bool empty = std::all_of(y.begin(), y.end(), [](float value) { return value == 0; });
-  if (empty) return {0.0f, params.symmetric ? static_cast<float>(1 << (params.bits - 1)) : 0.0f};
+  const float half = static_cast<float>(1 << (params.bits - 1));
+  if (empty) return {0.0f, params.symmetric ? half : 0.0f};
+  if (std::all_of(y.begin(), y.end(), [&y](float value) { return value == y[0]; })) {
+    if (params.symmetric) return {-y[0], half};
+    return {std::abs(y[0]), y[0] > 0 ? 0.0f : 1.0f};
+  }
   return params.symmetric ? FitSymmetric(y, params) : FitAsymmetric(y, params, aux);
 }
 
