@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "kernels/quant_params.h"
+#include "kernels/tile_ops.h"
 
 namespace sinq::kernels {
 
@@ -15,8 +16,8 @@ namespace sinq::kernels {
 // [count] and the F16 arrays step and minimum [count/strands], and replaces each value by what a
 // reader reconstructs. `strands` divides `count`. InvalidArgument if a value or a step does not fit
 // F16.
-absl::Status QuantizeAux(absl::Span<float> values, size_t strands, Profile profile, uint8_t* codes,
-                         std::byte* steps, std::byte* minima);
+absl::Status QuantizeAux(const TileOps& ops, absl::Span<float> values, size_t strands,
+                         Profile profile, uint8_t* codes, std::byte* steps, std::byte* minima);
 
 // Stores `values` as F16 and replaces them by the stored ones. InvalidArgument naming `what` on
 // overflow.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/aux.h"
@@ -37,34 +38,69 @@ Grid MakeGrid(float low, float high, Profile profile) {
   return {minimum, step, minimum, step};
 }
 
-uint8_t CodeOf(float value, const Grid& grid) {
-  if (grid.step == 0) return 0;
-  return static_cast<uint8_t>(
-      std::clamp(std::nearbyint((value - grid.minimum) / grid.step), 0.0f, 255.0f));
+// Grids of `count` columns as arrays, for the vector code.
+struct GridArrays {
+  explicit GridArrays(size_t count)
+      : minimum(count), step(count), stored_minimum(count), stored_step(count) {}
+  void Set(size_t i, const Grid& grid) {
+    minimum[i] = grid.minimum;
+    step[i] = grid.step;
+    stored_minimum[i] = grid.stored_minimum;
+    stored_step[i] = grid.stored_step;
+  }
+  AuxGrids View(size_t first, bool shared) const {
+    return {&minimum[first], &step[first], &stored_minimum[first], &stored_step[first], shared};
+  }
+  std::vector<float> minimum, step, stored_minimum, stored_step;
+};
+
+constexpr size_t kColumnsAtOnce = 1024;  // of grids: 24 KiB with their ranges
+
+absl::Status CheckRange(float low, float high) {
+  if (!(low >= -kF16Max)) return TooLarge("scale or zero", low);
+  if (!(high <= kF16Max)) return TooLarge("scale or zero", high);
+  return absl::OkStatus();
+}
+
+// Smallest and largest of each of `count` columns that start at `values`.
+void Ranges(const TileOps& ops, const float* values, size_t count, size_t columns, size_t strands,
+            std::vector<float>& low, std::vector<float>& high) {
+  if (columns == 1) return ops.extremes(values, static_cast<int64_t>(strands), &low[0], &high[0]);
+  std::copy_n(values, count, low.begin());
+  std::copy_n(values, count, high.begin());
+  for (size_t i = 1; i < strands; ++i)
+    ops.widen(values + i * columns, static_cast<int64_t>(count), low.data(), high.data());
+}
+
+void EncodeColumns(const TileOps& ops, float* values, size_t count, size_t columns, size_t strands,
+                   const GridArrays& grids, uint8_t* codes) {
+  if (columns == 1)
+    return ops.encode_aux(values, static_cast<int64_t>(strands), grids.View(0, true), codes);
+  for (size_t i = 0; i < strands; ++i) {
+    ops.encode_aux(values + i * columns, static_cast<int64_t>(count), grids.View(0, false),
+                   codes + i * columns);
+  }
 }
 
 }  // namespace
 
-absl::Status QuantizeAux(absl::Span<float> values, size_t strands, Profile profile, uint8_t* codes,
-                         std::byte* steps, std::byte* minima) {
+absl::Status QuantizeAux(const TileOps& ops, absl::Span<float> values, size_t strands,
+                         Profile profile, uint8_t* codes, std::byte* steps, std::byte* minima) {
   const size_t columns = values.size() / strands;
-  for (size_t c = 0; c < columns; ++c) {
-    float low = values[c], high = low;
-    for (size_t i = 1; i < strands; ++i) {
-      low = std::min(low, values[i * columns + c]);
-      high = std::max(high, values[i * columns + c]);
+  const size_t block = std::min(columns, kColumnsAtOnce);
+  GridArrays grids(block);
+  std::vector<float> low(block), high(block);
+  for (size_t first = 0; first < columns; first += block) {
+    const size_t count = std::min(block, columns - first);
+    Ranges(ops, values.data() + first, count, columns, strands, low, high);
+    for (size_t c = 0; c < count; ++c) {
+      if (absl::Status status = CheckRange(low[c], high[c]); !status.ok()) return status;
+      const Grid grid = MakeGrid(low[c], high[c], profile);
+      PutF16(grid.step, steps, first + c);
+      PutF16(grid.minimum, minima, first + c);
+      grids.Set(c, grid);
     }
-    if (!(low >= -kF16Max)) return TooLarge("scale or zero", low);
-    if (!(high <= kF16Max)) return TooLarge("scale or zero", high);
-    const Grid grid = MakeGrid(low, high, profile);
-    PutF16(grid.step, steps, c);
-    PutF16(grid.minimum, minima, c);
-    for (size_t i = 0; i < strands; ++i) {
-      float& value = values[i * columns + c];
-      codes[i * columns + c] = CodeOf(value, grid);
-      value = RoundToF16(RoundToF16(static_cast<float>(codes[i * columns + c]) * grid.stored_step) +
-                         grid.stored_minimum);
-    }
+    EncodeColumns(ops, values.data() + first, count, columns, strands, grids, codes + first);
   }
   return absl::OkStatus();
 }

@@ -127,7 +127,7 @@ class Job {
   // Upstream's gate; to be asked before Run. Looks at every element, so it needs a finite tensor.
   absl::Status ApplyKurtosisGate() {
     if (!upstream_ || params_.method != Method::kSinq) return absl::OkStatus();
-    stats_.kurtosis = Kurtosis(in_);
+    stats_.kurtosis = Kurtosis(ops_, in_);
     if (!std::isfinite(stats_.kurtosis)) return FirstNonFinite(0);
     if (stats_.kurtosis <= kKurtosisGate) return absl::OkStatus();
     stats_.kurtosis_gate_closed = true;
@@ -288,11 +288,11 @@ class Job {
     const auto codes = [&](size_t plane) {
       return reinterpret_cast<uint8_t*>(planes_[plane].data());
     };
-    absl::Status status = QuantizeAux(Groups(arrays_.scale), kAuxStrands, params_.profile,
+    absl::Status status = QuantizeAux(ops_, Groups(arrays_.scale), kAuxStrands, params_.profile,
                                       codes(at), planes_[at + 1].data(), planes_[at + 2].data());
     if (!status.ok()) return status;
     if (symmetric()) return StoreF16({arrays_.zero, 1}, "zero", planes_[2].data());
-    return QuantizeAux(Groups(arrays_.zero), static_cast<size_t>(groups_), params_.profile,
+    return QuantizeAux(ops_, Groups(arrays_.zero), static_cast<size_t>(groups_), params_.profile,
                        codes(at + 3), planes_[at + 4].data(), planes_[at + 5].data());
   }
 

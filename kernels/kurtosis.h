@@ -3,13 +3,14 @@
 #define SINQ_KERNELS_KURTOSIS_H_
 
 #include "kernels/matrix_view.h"
+#include "kernels/tile_ops.h"
 
 namespace sinq::kernels {
 
 inline constexpr double kKurtosisGate = 5.0;
 
 // Non-excess kurtosis, variance floored at 1e-6; `in` must be finite.
-double Kurtosis(const MatrixView& in);
+double Kurtosis(const TileOps& ops, const MatrixView& in);
 
 }  // namespace sinq::kernels
 

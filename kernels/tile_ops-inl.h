@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/half.h"
 #include "kernels/layout.h"
@@ -158,7 +160,8 @@ HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int cou
   } else if (in.dtype == WeightDtype::kBf16) {
     HWY_ALIGN uint16_t bits[kMaxGroup];
     std::memcpy(bits, in.data + 2 * at, 2 * static_cast<size_t>(count));
-    for (int k = 0; k < count; ++k) out[k] = Bf16ToFloat(bits[k]);
+    for (int k = 0; k < count; k += static_cast<int>(kLanes))
+      hn::StoreU(LoadWeights(d, bits + k), d, out + k);
   } else {
     const auto* codes = reinterpret_cast<const uint8_t*>(in.data) + at;
     const int64_t blocks_per_row = (in.cols + kFp8BlockSize - 1) / kFp8BlockSize;
@@ -196,12 +199,25 @@ HWY_INLINE void NoteRow(const Bits* row, int count, int64_t index, Bits infinity
   if (largest >= infinity && scan.bad_row < 0) scan.bad_row = index;
 }
 
+// Rows are far apart, so the hardware does not see the next one coming.
+HWY_INLINE void PrefetchRow(const MatrixView& in, int64_t row, int64_t first_col, int group,
+                            size_t element_bytes) {
+  constexpr int64_t kRowsAhead = 16;
+  constexpr size_t kLineBytes = 64;
+  if (row + kRowsAhead >= in.rows) return;
+  const std::byte* from =
+      in.data + element_bytes * static_cast<size_t>((row + kRowsAhead) * in.cols + first_col);
+  for (size_t at = 0; at < element_bytes * static_cast<size_t>(group); at += kLineBytes)
+    hwy::Prefetch(from + at);
+}
+
 TileScan LoadTile(const MatrixView& in, int64_t first_col, int group, void* out) {
   TileScan scan;
   if (in.dtype == WeightDtype::kBf16) {
     auto* rows = static_cast<uint16_t*>(out);
     uint16_t largest = 0;
     for (int64_t i = 0; i < in.rows && scan.bad_row < 0; ++i, rows += group) {
+      PrefetchRow(in, i, first_col, group, 2);
       std::memcpy(rows, in.data + 2 * static_cast<size_t>(i * in.cols + first_col),
                   2 * static_cast<size_t>(group));
       NoteRow<uint16_t>(rows, group, i, 0x7f80, largest, scan);
@@ -219,6 +235,50 @@ TileScan LoadTile(const MatrixView& in, int64_t first_col, int group, void* out)
   }
   scan.largest = std::bit_cast<float>(largest);
   return scan;
+}
+
+// ---------------------------------------------------------------- moments of a row
+
+using DD = hn::CappedTag<double, kVirtualLanes>;
+constexpr size_t kDoubleLanes =
+    HWY_MIN(HWY_MAX_BYTES / sizeof(double), static_cast<size_t>(kVirtualLanes));
+constexpr size_t kDoubleParts = kVirtualLanes / kDoubleLanes;
+
+HWY_INLINE void StoreLaneSum(const hn::Vec<DD>* parts, double* sum) {
+  const DD d;
+  HWY_ALIGN double lanes[kVirtualLanes];
+  for (size_t p = 0; p < kDoubleParts; ++p) hn::Store(parts[p], d, lanes + p * kDoubleLanes);
+  for (size_t half = kVirtualLanes / 2; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  *sum += lanes[0];
+}
+
+void AddMoments(const MatrixView& in, int64_t row, double* sums) {
+  const DD d;
+  const hn::Rebind<float, DD> narrow;
+  hn::Vec<DD> s1[kDoubleParts], s2[kDoubleParts], s3[kDoubleParts], s4[kDoubleParts];
+  for (size_t p = 0; p < kDoubleParts; ++p) s1[p] = s2[p] = s3[p] = s4[p] = hn::Zero(d);
+  for (int64_t col = 0; col < in.cols; col += kMaxGroup) {
+    HWY_ALIGN float values[kMaxGroup];
+    const int count = static_cast<int>(std::min<int64_t>(kMaxGroup, in.cols - col));
+    WidenRow(in, row, col, count, values);
+    for (int k = 0; k < count; k += kVirtualLanes) {
+      for (size_t p = 0; p < kDoubleParts; ++p) {
+        const auto w =
+            hn::PromoteTo(d, hn::Load(narrow, values + static_cast<size_t>(k) + p * kDoubleLanes));
+        const auto w2 = hn::Mul(w, w);
+        s1[p] = hn::Add(s1[p], w);
+        s2[p] = hn::Add(s2[p], w2);
+        s3[p] = hn::Add(s3[p], hn::Mul(w2, w));
+        s4[p] = hn::Add(s4[p], hn::Mul(w2, w2));
+      }
+    }
+  }
+  StoreLaneSum(s1, sums);
+  StoreLaneSum(s2, sums + 1);
+  StoreLaneSum(s3, sums + 2);
+  StoreLaneSum(s4, sums + 3);
 }
 
 // ---------------------------------------------------------------- statistics
@@ -681,6 +741,67 @@ void FitUpstream(const Tile& tile, const float* u, const float* v, int bits, boo
   FitUpstreamRows(static_cast<const float*>(tile.data), tile, u, v, bits, symmetric, scale, zero);
 }
 
+// ---------------------------------------------------------------- 8-bit scales and zeros
+
+void Widen(const float* values, int64_t count, float* low, float* high) {
+  const DF d;
+  int64_t i = 0;
+  for (; i + static_cast<int64_t>(kLanes) <= count; i += static_cast<int64_t>(kLanes)) {
+    const VF value = hn::LoadU(d, values + i);
+    hn::StoreU(hn::Min(hn::LoadU(d, low + i), value), d, low + i);
+    hn::StoreU(hn::Max(hn::LoadU(d, high + i), value), d, high + i);
+  }
+  for (; i < count; ++i) {
+    low[i] = std::min(low[i], values[i]);
+    high[i] = std::max(high[i], values[i]);
+  }
+}
+
+// F16's infinity from 65520 on, as a reader gets it.
+HWY_INLINE VF ReadBackF16(VF x) {
+  const DF d;
+  const VF infinity = hn::CopySign(hn::Set(d, std::numeric_limits<float>::infinity()), x);
+  return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, 65520.0f)), infinity, RoundVectorToF16(x));
+}
+
+HWY_INLINE VF GridLanes(const float* grid, size_t at, bool shared) {
+  const DF d;
+  return shared ? hn::Set(d, grid[0]) : hn::LoadU(d, grid + at);
+}
+
+HWY_INLINE void EncodeAuxLanes(float* values, const AuxGrids& grids, size_t at, uint8_t* codes) {
+  const DF d;
+  const DI di;
+  const hn::Rebind<uint8_t, DI> d8;
+  const VF value = hn::LoadU(d, values);
+  const VF step = GridLanes(grids.step, at, grids.shared);
+  const VF exact = hn::Div(hn::Sub(value, GridLanes(grids.minimum, at, grids.shared)), step);
+  const VF rounded = Clamp(hn::Round(exact), hn::Zero(d), hn::Set(d, 255.0f));
+  const VF code = hn::IfThenZeroElse(hn::Eq(step, hn::Zero(d)), rounded);
+  hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(di, code)), d8, codes);
+  const VF product = ReadBackF16(hn::Mul(code, GridLanes(grids.stored_step, at, grids.shared)));
+  const VF sum = hn::Add(product, GridLanes(grids.stored_minimum, at, grids.shared));
+  hn::StoreU(ReadBackF16(sum), d, values);
+}
+
+void EncodeAux(float* values, int64_t count, const AuxGrids& grids, uint8_t* codes) {
+  const size_t whole = static_cast<size_t>(count) / kLanes * kLanes;
+  for (size_t i = 0; i < whole; i += kLanes) EncodeAuxLanes(values + i, grids, i, codes + i);
+  const size_t rest = static_cast<size_t>(count) - whole;
+  if (rest == 0) return;
+  // The last lanes go through copies that are wide enough.
+  HWY_ALIGN float last[kLanes] = {}, grid[4][kLanes] = {};
+  uint8_t last_codes[kLanes];
+  const float* const from[4] = {grids.minimum, grids.step, grids.stored_minimum, grids.stored_step};
+  for (size_t g = 0; g < 4; ++g) {
+    for (size_t i = 0; i < rest; ++i) grid[g][i] = from[g][grids.shared ? 0 : whole + i];
+  }
+  std::copy_n(values + whole, rest, last);
+  EncodeAuxLanes(last, {grid[0], grid[1], grid[2], grid[3], false}, 0, last_codes);
+  std::copy_n(last, rest, values + whole);
+  std::copy_n(last_codes, rest, codes + whole);
+}
+
 // ---------------------------------------------------------------- codes, packing, error figures
 
 struct ErrorPartials {
@@ -797,6 +918,9 @@ const TileOps* GetTileOps() {
                             &Update,
                             &FitTile,
                             &FitUpstream,
+                            &AddMoments,
+                            &Widen,
+                            &EncodeAux,
                             &Encode};
   return &kOps;
 }

@@ -67,6 +67,15 @@ struct EncodeParams {
   float* power = nullptr;  // [M] sums of w^2
 };
 
+// Grids of 8-bit auxiliaries, one for each column (README.md section 5).
+struct AuxGrids {
+  const float* minimum = nullptr;  // what the codes are made with
+  const float* step = nullptr;
+  const float* stored_minimum = nullptr;  // what F16 holds
+  const float* stored_step = nullptr;
+  bool shared = false;  // one grid for all values
+};
+
 struct TileOps {
   const char* target;
   // Copies columns [first_col, first_col + group) into `out` (rows * group * (2 if BF16 else 4)
@@ -85,6 +94,12 @@ struct TileOps {
   // Upstream's range rule on y = (w*u)*v.
   void (*fit_upstream)(const Tile& tile, const float* u, const float* v, int bits, bool symmetric,
                        float* scale, float* zero);
+  // Adds the sums of w, w^2, w^3, w^4 of one row (README.md section 3) to sums[4].
+  void (*add_moments)(const MatrixView& in, int64_t row, double* sums);
+  // low[i] = min(low[i], values[i]), high likewise.
+  void (*widen)(const float* values, int64_t count, float* low, float* high);
+  // Codes of `count` values; each value is replaced by what a reader reconstructs.
+  void (*encode_aux)(float* values, int64_t count, const AuxGrids& grids, uint8_t* codes);
   // Packed rows [first, last) of the codes (README.md section 6) and their error figures.
   void (*encode)(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t last,
                  std::byte* packed);

@@ -200,8 +200,8 @@ void CheckAux(const GoldenCase& golden, const std::string& what, size_t strands)
   const size_t columns = values.size() / strands;
   std::vector<uint8_t> codes(values.size());
   std::vector<std::byte> steps(2 * columns), minima(2 * columns);
-  ASSERT_TRUE(QuantizeAux(absl::MakeSpan(values), strands, Profile::kUpstream, codes.data(),
-                          steps.data(), minima.data())
+  ASSERT_TRUE(QuantizeAux(*SupportedTileOps().front(), absl::MakeSpan(values), strands,
+                          Profile::kUpstream, codes.data(), steps.data(), minima.data())
                   .ok());
   const std::vector<float> x = golden.Floats(what + ".x"), s = golden.Floats(what + ".s"),
                            m = golden.Floats(what + ".m");

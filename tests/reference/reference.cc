@@ -207,16 +207,21 @@ std::vector<float> Balanced(const std::vector<float>& tile, int64_t n, int g,
 double KurtosisOf(const std::vector<float>& w, int64_t n, int64_t cols) {
   double s[4] = {};
   for (int64_t i = 0; i < n; ++i) {
-    double row[4] = {};
+    double lanes[4][16] = {};
     for (int64_t k = 0; k < cols; ++k) {
       const double d = static_cast<double>(w[static_cast<size_t>(i * cols + k)]);
       const double d2 = d * d;
-      row[0] += d;
-      row[1] += d2;
-      row[2] += d2 * d;
-      row[3] += d2 * d2;
+      lanes[0][k % 16] += d;
+      lanes[1][k % 16] += d2;
+      lanes[2][k % 16] += d2 * d;
+      lanes[3][k % 16] += d2 * d2;
     }
-    for (int power = 0; power < 4; ++power) s[power] += row[power];
+    for (int power = 0; power < 4; ++power) {
+      for (int half = 8; half > 0; half /= 2) {
+        for (int l = 0; l < half; ++l) lanes[power][l] += lanes[power][l + half];
+      }
+      s[power] += lanes[power][0];
+    }
   }
   const double count = static_cast<double>(n) * static_cast<double>(cols);
   const double mean = s[0] / count, m2 = s[1] / count, m3 = s[2] / count, m4 = s[3] / count;
