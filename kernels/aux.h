@@ -21,7 +21,8 @@ absl::Status QuantizeAux(const TileOps& ops, absl::Span<float> values, size_t st
 
 // Stores `values` as F16 and replaces them by the stored ones. InvalidArgument naming `what` on
 // overflow.
-absl::Status StoreF16(absl::Span<float> values, const char* what, std::byte* out);
+absl::Status StoreF16(const TileOps& ops, absl::Span<float> values, const char* what,
+                      std::byte* out);
 
 }  // namespace sinq::kernels
 

@@ -11,6 +11,7 @@ namespace sinq::kernels {
 namespace {
 
 constexpr float kF16Max = 65504.0f;
+constexpr float kF16Overflow = 65520.0f;  // rounds to 65536
 
 void PutF16(float value, std::byte* out, size_t index) {
   const uint16_t bits = FloatToF16(value);
@@ -105,14 +106,13 @@ absl::Status QuantizeAux(const TileOps& ops, absl::Span<float> values, size_t st
   return absl::OkStatus();
 }
 
-absl::Status StoreF16(absl::Span<float> values, const char* what, std::byte* out) {
-  for (size_t i = 0; i < values.size(); ++i) {
-    const float rounded = RoundToF16(values[i]);
-    if (!std::isfinite(rounded)) return TooLarge(what, values[i]);
-    PutF16(rounded, out, i);
-    values[i] = rounded;
-  }
-  return absl::OkStatus();
+absl::Status StoreF16(const TileOps& ops, absl::Span<float> values, const char* what,
+                      std::byte* out) {
+  if (ops.store_f16(values.data(), static_cast<int64_t>(values.size()), out))
+    return absl::OkStatus();
+  const auto found = std::find_if(values.begin(), values.end(),
+                                  [](float value) { return !(std::abs(value) < kF16Overflow); });
+  return TooLarge(what, found == values.end() ? kF16Overflow : *found);
 }
 
 }  // namespace sinq::kernels

@@ -265,8 +265,8 @@ class Job {
   // Writes t, scales and zeros; leaves in the arrays what a reader will see.
   absl::Status Store() {
     if (!upstream_) CentreExponents();
-    absl::Status status = StoreF16({arrays_.column, static_cast<size_t>(in_.cols)}, "column scale",
-                                   planes_[1].data());
+    absl::Status status = StoreF16(ops_, {arrays_.column, static_cast<size_t>(in_.cols)},
+                                   "column scale", planes_[1].data());
     if (!status.ok()) return status;
     if (!upstream_) {
       for (int64_t k = 0; k < in_.cols; ++k)
@@ -276,11 +276,11 @@ class Job {
   }
 
   absl::Status StorePlain() {
-    if (absl::Status status = StoreF16(Groups(arrays_.scale), "scale", planes_[2].data());
+    if (absl::Status status = StoreF16(ops_, Groups(arrays_.scale), "scale", planes_[2].data());
         !status.ok())
       return status;
-    if (symmetric()) return StoreF16({arrays_.zero, 1}, "zero", planes_[3].data());
-    return StoreF16(Groups(arrays_.zero), "zero", planes_[3].data());
+    if (symmetric()) return StoreF16(ops_, {arrays_.zero, 1}, "zero", planes_[3].data());
+    return StoreF16(ops_, Groups(arrays_.zero), "zero", planes_[3].data());
   }
 
   absl::Status StoreAux() {
@@ -291,7 +291,7 @@ class Job {
     absl::Status status = QuantizeAux(ops_, Groups(arrays_.scale), kAuxStrands, params_.profile,
                                       codes(at), planes_[at + 1].data(), planes_[at + 2].data());
     if (!status.ok()) return status;
-    if (symmetric()) return StoreF16({arrays_.zero, 1}, "zero", planes_[2].data());
+    if (symmetric()) return StoreF16(ops_, {arrays_.zero, 1}, "zero", planes_[2].data());
     return QuantizeAux(ops_, Groups(arrays_.zero), static_cast<size_t>(groups_), params_.profile,
                        codes(at + 3), planes_[at + 4].data(), planes_[at + 5].data());
   }

@@ -139,6 +139,16 @@ HWY_INLINE RowOrder MakeRowOrder() {
 
 // ---------------------------------------------------------------- loading
 
+// BF16 weights as integers; through `copy` where they do not lie at an even address.
+HWY_INLINE const uint16_t* Bf16Row(const MatrixView& in, int64_t row, int64_t col, int count,
+                                   uint16_t* copy) {
+  const std::byte* from = in.data + 2 * static_cast<size_t>(row * in.cols + col);
+  if (reinterpret_cast<uintptr_t>(from) % alignof(uint16_t) == 0)
+    return reinterpret_cast<const uint16_t*>(from);
+  std::memcpy(copy, from, 2 * static_cast<size_t>(count));
+  return copy;
+}
+
 HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int count,
                          float* HWY_RESTRICT out) {
   const DF d;
@@ -158,8 +168,8 @@ HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int cou
       for (int k = 0; k < count; ++k) out[k] = F16ToFloat(bits[k]);
     }
   } else if (in.dtype == WeightDtype::kBf16) {
-    HWY_ALIGN uint16_t bits[kMaxGroup];
-    std::memcpy(bits, in.data + 2 * at, 2 * static_cast<size_t>(count));
+    HWY_ALIGN uint16_t copy[kMaxGroup];
+    const uint16_t* bits = Bf16Row(in, row, col, count, copy);
     for (int k = 0; k < count; k += static_cast<int>(kLanes))
       hn::StoreU(LoadWeights(d, bits + k), d, out + k);
   } else {
@@ -175,29 +185,45 @@ HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int cou
   }
 }
 
-// Integers of the magnitude bits order like the magnitudes themselves.
+// Bits of magnitudes order like the magnitudes themselves, so a tile is scanned as integers.
 template <class Bits>
-HWY_INLINE void ScanRow(const Bits* HWY_RESTRICT row, int count, Bits& largest, Bits& different) {
-  constexpr Bits kMagnitude = static_cast<Bits>(~Bits{0}) >> 1;
-  Bits top = largest, unlike = 0;
-  const Bits first = row[0];
-  for (int k = 0; k < count; ++k) {
-    top = std::max(top, static_cast<Bits>(row[k] & kMagnitude));
-    unlike |= static_cast<Bits>(row[k] ^ first);
-  }
-  largest = top;
-  different = unlike;
-}
+class RowScanner {
+ public:
+  using D = hn::CappedTag<Bits, kVirtualLanes>;
+  explicit RowScanner(Bits infinity) : infinity_(infinity) {}
 
-template <class Bits>
-HWY_INLINE void NoteRow(const Bits* row, int count, int64_t index, Bits infinity, Bits& largest,
-                        TileScan& scan) {
-  Bits different = 0;
-  ScanRow(row, count, largest, different);
-  constexpr Bits kMagnitude = static_cast<Bits>(~Bits{0}) >> 1;
-  if (different == 0 && (row[0] & kMagnitude) != 0) scan.has_constant_group = true;
-  if (largest >= infinity && scan.bad_row < 0) scan.bad_row = index;
-}
+  // Copies a row and looks at it on the way. `count` is a multiple of 16.
+  HWY_INLINE void Copy(const Bits* HWY_RESTRICT from, int count, int64_t index,
+                       Bits* HWY_RESTRICT to, TileScan& scan) {
+    const D d;
+    const auto magnitude = hn::Set(d, kMagnitude), first = hn::Set(d, from[0]);
+    const auto largest_finite = hn::Set(d, static_cast<Bits>(infinity_ - 1));
+    auto top = hn::Zero(d), unlike = hn::Zero(d);
+    for (size_t k = 0; k < static_cast<size_t>(count); k += hn::Lanes(d)) {
+      const auto bits = hn::LoadU(d, from + k);
+      hn::StoreU(bits, d, to + k);
+      top = hn::Max(top, hn::And(bits, magnitude));
+      unlike = hn::Or(unlike, hn::Xor(bits, first));
+    }
+    largest_ = hn::Max(largest_, top);
+    const bool constant = hn::AllTrue(d, hn::Eq(unlike, hn::Zero(d)));
+    if (constant && (from[0] & kMagnitude) != 0) scan.has_constant_group = true;
+    const bool finite = hn::AllTrue(d, hn::Eq(hn::Max(top, largest_finite), largest_finite));
+    if (!finite && scan.bad_row < 0) scan.bad_row = index;
+  }
+
+  Bits largest() const {
+    const D d;
+    HWY_ALIGN Bits lanes[kVirtualLanes];
+    hn::Store(largest_, d, lanes);
+    return *std::max_element(lanes, lanes + hn::Lanes(d));
+  }
+
+ private:
+  static constexpr Bits kMagnitude = static_cast<Bits>(~Bits{0}) >> 1;
+  const Bits infinity_;
+  hn::Vec<D> largest_ = hn::Zero(D());
+};
 
 // Rows are far apart, so the hardware does not see the next one coming.
 HWY_INLINE void PrefetchRow(const MatrixView& in, int64_t row, int64_t first_col, int group,
@@ -211,29 +237,37 @@ HWY_INLINE void PrefetchRow(const MatrixView& in, int64_t row, int64_t first_col
     hwy::Prefetch(from + at);
 }
 
-TileScan LoadTile(const MatrixView& in, int64_t first_col, int group, void* out) {
+HWY_INLINE TileScan LoadBf16Tile(const MatrixView& in, int64_t first_col, int group,
+                                 uint16_t* rows) {
   TileScan scan;
-  if (in.dtype == WeightDtype::kBf16) {
-    auto* rows = static_cast<uint16_t*>(out);
-    uint16_t largest = 0;
-    for (int64_t i = 0; i < in.rows && scan.bad_row < 0; ++i, rows += group) {
-      PrefetchRow(in, i, first_col, group, 2);
-      std::memcpy(rows, in.data + 2 * static_cast<size_t>(i * in.cols + first_col),
-                  2 * static_cast<size_t>(group));
-      NoteRow<uint16_t>(rows, group, i, 0x7f80, largest, scan);
-    }
-    scan.largest = Bf16ToFloat(largest);
-    return scan;
-  }
-  auto* rows = static_cast<float*>(out);
-  uint32_t largest = 0;
+  RowScanner<uint16_t> scanner(0x7f80);
+  HWY_ALIGN uint16_t copy[kMaxGroup];
   for (int64_t i = 0; i < in.rows && scan.bad_row < 0; ++i, rows += group) {
-    WidenRow(in, i, first_col, group, rows);
-    HWY_ALIGN uint32_t bits[kMaxGroup];
-    std::memcpy(bits, rows, 4 * static_cast<size_t>(group));
-    NoteRow<uint32_t>(bits, group, i, 0x7f800000, largest, scan);
+    PrefetchRow(in, i, first_col, group, 2);
+    scanner.Copy(Bf16Row(in, i, first_col, group, copy), group, i, rows, scan);
   }
-  scan.largest = std::bit_cast<float>(largest);
+  scan.largest = Bf16ToFloat(scanner.largest());
+  return scan;
+}
+
+TileScan LoadTile(const MatrixView& in, int64_t first_col, int group, void* out) {
+  if (in.dtype == WeightDtype::kBf16)
+    return LoadBf16Tile(in, first_col, group, static_cast<uint16_t*>(out));
+  TileScan scan;
+  RowScanner<uint32_t> scanner(0x7f800000);
+  auto* rows = static_cast<uint32_t*>(out);
+  HWY_ALIGN float values[kMaxGroup];
+  HWY_ALIGN uint32_t bits[kMaxGroup];
+  for (int64_t i = 0; i < in.rows && scan.bad_row < 0; ++i, rows += group) {
+    PrefetchRow(in, i, first_col, group,
+                in.dtype == WeightDtype::kF32   ? 4
+                : in.dtype == WeightDtype::kF16 ? 2
+                                                : 1);
+    WidenRow(in, i, first_col, group, values);
+    std::memcpy(bits, values, 4 * static_cast<size_t>(group));
+    scanner.Copy(bits, group, i, rows, scan);
+  }
+  scan.largest = std::bit_cast<float>(scanner.largest());
   return scan;
 }
 
@@ -764,6 +798,43 @@ HWY_INLINE VF ReadBackF16(VF x) {
   return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, 65520.0f)), infinity, RoundVectorToF16(x));
 }
 
+// F16 bits of values that are F16 values already.
+HWY_INLINE hn::Vec<DI> F16Bits(VF value) {
+  const DF d;
+  const DI di;
+  const auto bits = hn::BitCast(di, value), magnitude = hn::BitCast(di, hn::Abs(value));
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(di, 0x8000));
+  const auto normal = hn::ShiftRight<13>(hn::Sub(magnitude, hn::Set(di, 0x38000000)));
+  const auto tiny = hn::ConvertTo(di, hn::Mul(hn::Abs(value), hn::Set(d, 0x1p24f)));
+  const auto is_tiny = hn::Lt(magnitude, hn::Set(di, 0x38800000));
+  return hn::Or(sign, hn::IfThenElse(is_tiny, tiny, normal));
+}
+
+bool StoreF16Values(float* values, int64_t count, std::byte* out) {
+  const DF d;
+  const hn::Rebind<uint16_t, DI> d16;
+  VF largest = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + static_cast<int64_t>(kLanes) <= count; i += static_cast<int64_t>(kLanes)) {
+    // Adding 0 turns -0, about which instruction sets disagree, into 0.
+    const VF value = hn::LoadU(d, values + i);
+    const VF rounded = hn::Add(RoundVectorToF16(value), hn::Zero(d));
+    largest = hn::Max(largest, hn::Abs(value));
+    HWY_ALIGN uint16_t bits[kLanes];
+    hn::Store(hn::DemoteTo(d16, F16Bits(rounded)), d16, bits);
+    std::memcpy(out + 2 * i, bits, sizeof(bits));
+    hn::StoreU(rounded, d, values + i);
+  }
+  float top = hn::GetLane(hn::MaxOfLanes(d, largest));
+  for (; i < count; ++i) {
+    top = std::max(top, std::abs(values[i]));
+    values[i] = RoundToF16(values[i]) + 0.0f;
+    const uint16_t bits = FloatToF16(values[i]);
+    std::memcpy(out + 2 * i, &bits, sizeof(bits));
+  }
+  return top < 65520.0f;
+}
+
 HWY_INLINE VF GridLanes(const float* grid, size_t at, bool shared) {
   const DF d;
   return shared ? hn::Set(d, grid[0]) : hn::LoadU(d, grid + at);
@@ -850,10 +921,9 @@ template <bool kDivide>
 HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64_t row, int64_t col,
                               size_t e, size_t slot, ErrorPartials& partials, int32_t* words) {
   if (in.dtype == WeightDtype::kBf16) {
-    HWY_ALIGN uint16_t bits[kMaxGroup];
-    std::memcpy(bits, in.data + 2 * static_cast<size_t>(row * in.cols + col),
-                2 * static_cast<size_t>(p.group));
-    return EncodeGroup<kDivide>(bits, p, col, e, slot, partials, words);
+    HWY_ALIGN uint16_t copy[kMaxGroup];
+    return EncodeGroup<kDivide>(Bf16Row(in, row, col, p.group, copy), p, col, e, slot, partials,
+                                words);
   }
   HWY_ALIGN float values[kMaxGroup];
   WidenRow(in, row, col, p.group, values);
@@ -921,6 +991,7 @@ const TileOps* GetTileOps() {
                             &AddMoments,
                             &Widen,
                             &EncodeAux,
+                            &StoreF16Values,
                             &Encode};
   return &kOps;
 }

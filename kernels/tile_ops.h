@@ -100,6 +100,9 @@ struct TileOps {
   void (*widen)(const float* values, int64_t count, float* low, float* high);
   // Codes of `count` values; each value is replaced by what a reader reconstructs.
   void (*encode_aux)(float* values, int64_t count, const AuxGrids& grids, uint8_t* codes);
+  // Rounds values to F16 in place and stores their bits (2 bytes each) at `out`; false if one is
+  // too large for F16.
+  bool (*store_f16)(float* values, int64_t count, std::byte* out);
   // Packed rows [first, last) of the codes (README.md section 6) and their error figures.
   void (*encode)(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t last,
                  std::byte* packed);

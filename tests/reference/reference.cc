@@ -379,7 +379,7 @@ absl::Status TooLarge(const char* what) {
 
 absl::Status StoreHalf(std::vector<float>& values, const char* what, absl::Span<std::byte> out) {
   for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = NearestF16(values[i]);
+    values[i] = NearestF16(values[i]) + 0.0f;  // no -0
     if (!std::isfinite(values[i])) return TooLarge(what);
     if (2 * i < out.size()) Put16(values[i], out, i);
   }
