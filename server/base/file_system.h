@@ -25,6 +25,8 @@ class File {
   // Fills all of `out` from `offset`; OutOfRange naming offset and missing bytes if the file ends
   // before.
   virtual absl::Status ReadAt(uint64_t offset, absl::Span<std::byte> out) const = 0;
+  // A hint that this range is read soon; may start fetching it, never waits for it.
+  virtual void WillRead(uint64_t offset, uint64_t size_bytes) const = 0;
   virtual absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) = 0;
   // Reserves and sets the length, so that a full disk is found before any work.
   virtual absl::Status Preallocate(uint64_t size_bytes) = 0;

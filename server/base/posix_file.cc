@@ -64,6 +64,12 @@ absl::Status PosixFile::ReadAt(uint64_t offset, absl::Span<std::byte> out) const
   return absl::OkStatus();
 }
 
+void PosixFile::WillRead(uint64_t offset, uint64_t size_bytes) const {
+  if (!FitsOffT(offset, size_bytes)) return;
+  posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
+                POSIX_FADV_WILLNEED);
+}
+
 absl::Status PosixFile::WriteAt(uint64_t offset, absl::Span<const std::byte> data) {
   if (!FitsOffT(offset, data.size())) return Fail(EFBIG, "write");
   size_t done = 0;

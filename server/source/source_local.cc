@@ -17,6 +17,10 @@
 namespace sinq {
 namespace {
 
+// Tensors are read in the order of the file: the disk works on this much while earlier bytes are
+// digested. The kernel's own window is a hundredth of that.
+constexpr uint64_t kReadAheadBytes = 16 * kMiB;
+
 constexpr absl::string_view kSingleName = "model.safetensors";
 constexpr absl::string_view kIndexName = "model.safetensors.index.json";
 constexpr absl::string_view kConfigName = "config.json";
@@ -200,7 +204,9 @@ absl::Status LocalSource::Read(int file_index, uint64_t offset, absl::Span<std::
                      {{"file", info.name}, {"byte_offset", absl::StrCat(offset)}});
   }
   if (static_cast<size_t>(file_index) < open_.size()) {
-    return open_[static_cast<size_t>(file_index)]->ReadAt(offset, out);
+    const File& file = *open_[static_cast<size_t>(file_index)];
+    file.WillRead(offset + kReadAheadBytes, out.size());
+    return file.ReadAt(offset, out);
   }
   absl::StatusOr<std::unique_ptr<File>> file = Open(info.name);
   if (!file.ok()) return file.status();

@@ -150,7 +150,7 @@ class Attempt {
     if (absl::Status status = sink_->Publish(); !status.ok()) return status;
     progress_.tensors_done = progress_.tensors_total;
     progress_.bytes_done = progress_.bytes_total;
-    progress_.stage = JobStage::kDone;
+    Enter(JobStage::kDone);
     return absl::OkStatus();
   }
 
@@ -213,7 +213,7 @@ class Attempt {
     // A worker that slept through its lease must not publish.
     if (absl::Status status = store_.CheckLease(lease_); !status.ok()) return status;
     if (absl::Status status = sink_->Publish(); !status.ok()) return status;
-    progress_.stage = JobStage::kDone;
+    Enter(JobStage::kDone);
     return absl::OkStatus();
   }
 

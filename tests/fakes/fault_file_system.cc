@@ -16,6 +16,9 @@ class FaultFile final : public File {
     if (absl::Status fault = plan_->Next(FaultOperation::kSize); !fault.ok()) return fault;
     return inner_->Size();
   }
+  void WillRead(uint64_t offset, uint64_t size_bytes) const override {
+    inner_->WillRead(offset, size_bytes);
+  }
   absl::Status ReadAt(uint64_t offset, absl::Span<std::byte> out) const override {
     if (absl::Status fault = plan_->Next(FaultOperation::kRead); !fault.ok()) {
       inner_->ReadAt(offset, out.first(out.size() / 2)).IgnoreError();
