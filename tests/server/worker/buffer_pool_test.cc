@@ -1,0 +1,90 @@
+#include "server/worker/buffer_pool.h"
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "server/worker/bounded_queue.h"
+
+namespace sinq {
+namespace {
+
+constexpr uint64_t kMi = 1 << 20;
+bool Never() { return false; }
+
+TEST(BufferPoolTest, AReturnedBufferIsUsedAgain) {
+  MemoryBudget budget(64 * kMi);
+  BufferPool pool(budget);
+  auto first = pool.Acquire(3 * kMi, Never);
+  ASSERT_TRUE(first.ok());
+  const std::byte* data = first->buffer.data();
+  pool.Release(*std::move(first));
+  EXPECT_EQ(budget.held_bytes(), 3 * kMi);  // idle buffers count
+  auto second = pool.Acquire(2 * kMi, Never);
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(second->buffer.data(), data);
+}
+
+TEST(BufferPoolTest, IdleBuffersMakeRoomForALargerOne) {
+  MemoryBudget budget(4 * kMi);
+  BufferPool pool(budget);
+  pool.Release(*pool.Acquire(3 * kMi, Never));
+  auto larger = pool.Acquire(4 * kMi, Never);
+  ASSERT_TRUE(larger.ok());
+  EXPECT_EQ(budget.peak_bytes(), 4 * kMi);
+}
+
+// Threads that hold one buffer each and want one of another size: none may wait for a buffer that
+// lies idle.
+TEST(BufferPoolTest, ATightBudgetNeverLocksUp) {
+  MemoryBudget budget(5 * kMi);
+  BufferPool pool(budget);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&pool, t] {
+      for (int i = 0; i < 200; ++i) {
+        auto buffer = pool.Acquire(static_cast<uint64_t>(1 + (i + t) % 4) * kMi, Never);
+        ASSERT_TRUE(buffer.ok());
+        pool.Release(*std::move(buffer));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LE(budget.peak_bytes(), 5 * kMi);
+}
+
+TEST(BufferPoolTest, OthersThatWaitForTheBudgetGetIdleMemory) {
+  MemoryBudget budget(4 * kMi);
+  BufferPool pool(budget);
+  auto held = pool.Acquire(4 * kMi, Never);
+  ASSERT_TRUE(held.ok());
+  std::atomic<bool> granted = false;
+  std::thread other([&] { granted = budget.Reserve(2 * kMi, Never).ok(); });
+  while (!budget.HasWaiters()) std::this_thread::yield();
+  pool.Release(*std::move(held));
+  other.join();
+  EXPECT_TRUE(granted);
+}
+
+TEST(BufferPoolTest, AWaitEndsWhenCancelled) {
+  MemoryBudget budget(kMi);
+  BufferPool pool(budget);
+  auto held = pool.Acquire(kMi, Never);
+  EXPECT_TRUE(absl::IsCancelled(pool.Acquire(kMi, [] { return true; }).status()));
+}
+
+TEST(BoundedQueueTest, ClosingHandsOutTheRestAndRefusesMore) {
+  BoundedQueue<int> queue(2);
+  EXPECT_TRUE(queue.Push(1));
+  EXPECT_TRUE(queue.Push(2));
+  std::thread blocked([&] { EXPECT_FALSE(queue.Push(3)); });  // full, until it is closed
+  queue.Close();
+  blocked.join();
+  EXPECT_EQ(queue.Pop(), 1);
+  EXPECT_EQ(queue.Pop(), 2);
+  EXPECT_EQ(queue.Pop(), std::nullopt);
+}
+
+}  // namespace
+}  // namespace sinq

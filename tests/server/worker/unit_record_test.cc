@@ -1,0 +1,36 @@
+#include "server/worker/unit_record.h"
+
+#include "gtest/gtest.h"
+
+namespace sinq {
+namespace {
+
+TEST(UnitRecordTest, NumbersSurviveTheRoundTripExactly) {
+  const UnitRecord record{"ab", {"c", "d"}, true, 0.1, 1e-300, 12345.678901234567, 4.0625};
+  const auto back = UnitRecordFromJson(UnitRecordToJson(record));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->source_sha256, "ab");
+  EXPECT_EQ(back->output_sha256, record.output_sha256);
+  EXPECT_TRUE(back->quantized);
+  EXPECT_EQ(back->relative_error, record.relative_error);
+  EXPECT_EQ(back->imbalance_before, record.imbalance_before);
+  EXPECT_EQ(back->imbalance_after, record.imbalance_after);
+  EXPECT_EQ(back->mean_rounds, record.mean_rounds);
+}
+
+TEST(UnitRecordTest, ACopiedTensorHasNoFigures) {
+  const auto back = UnitRecordFromJson(UnitRecordToJson({"ab", {"ab"}, false, 0, 0, 0, 0}));
+  ASSERT_TRUE(back.ok());
+  EXPECT_FALSE(back->quantized);
+}
+
+TEST(UnitRecordTest, DamagedTextIsDataLoss) {
+  for (const char* text :
+       {"", "null", "[]", "{}", "{\"source_sha256\": 1, \"output_sha256\": []}",
+        "{\"source_sha256\": \"a\", \"output_sha256\": \"b\"}", "{\"source_sha256\": \"a\""}) {
+    EXPECT_TRUE(absl::IsDataLoss(UnitRecordFromJson(text).status())) << text;
+  }
+}
+
+}  // namespace
+}  // namespace sinq
