@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "client/flags.h"
+#include "tests/client/scratch_dir.h"
 
 namespace sinq::client {
 namespace {
@@ -13,7 +14,9 @@ namespace {
 // What bash offers for a command line that ends with `current`.
 std::string Offered(const std::string& words) {
   CommandLine line;
-  const std::string script = testing::TempDir() + "/completion_test.bash";
+  const ScratchDir scratch;
+  std::filesystem::create_directories(scratch.path());
+  const std::string script = scratch.path() + "/completion.bash";
   std::ofstream(script)
       << CompletionScript(line.app(), "bash") << "COMP_WORDS=(" << words
       << ")\nCOMP_CWORD=$((${#COMP_WORDS[@]}-1))\n_sinqctl\necho \"${COMPREPLY[*]}\"\n";

@@ -6,6 +6,7 @@
 
 #include "client/digest.h"
 #include "tests/client/fake_server.h"
+#include "tests/client/scratch_dir.h"
 
 namespace sinq::client {
 namespace {
@@ -13,7 +14,6 @@ namespace {
 class DownloadTest : public testing::Test {
  protected:
   DownloadTest() {
-    std::filesystem::remove_all(dir_);
     for (int i = 0; i < 100; ++i) server_.tensors.content += static_cast<char>('a' + i % 26);
     Sha256 sha;
     EXPECT_TRUE(sha.Update(server_.tensors.content).ok());
@@ -31,7 +31,8 @@ class DownloadTest : public testing::Test {
     std::filesystem::create_directories(dir_);
     std::ofstream(dir_ + "/" + name) << text;
   }
-  const std::string dir_ = testing::TempDir() + "/download_test";
+  const ScratchDir scratch_;
+  const std::string dir_ = scratch_.path();
   FakeServer server_;
 };
 

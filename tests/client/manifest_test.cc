@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/client/scratch_dir.h"
+
 namespace sinq::client {
 namespace {
 
@@ -14,7 +16,6 @@ constexpr char kAbc[] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff6
 class VerifyTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::filesystem::remove_all(dir_);
     std::filesystem::create_directories(dir_);
     Put("a.bin", "abc");
     Put(kManifestName,
@@ -30,7 +31,8 @@ class VerifyTest : public testing::Test {
     if (report->findings.empty()) return "";
     return report->findings[0].problem + " " + report->findings[0].file;
   }
-  const std::string dir_ = testing::TempDir() + "/verify_test";
+  const ScratchDir scratch_;
+  const std::string dir_ = scratch_.path();
   CancelToken cancel_;
 };
 

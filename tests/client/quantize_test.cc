@@ -7,6 +7,7 @@
 
 #include "client/safetensors_file.h"
 #include "tests/client/fake_server.h"
+#include "tests/client/scratch_dir.h"
 
 namespace sinq::client {
 namespace {
@@ -14,7 +15,6 @@ namespace {
 class QuantizeTest : public testing::Test {
  protected:
   QuantizeTest() {
-    std::filesystem::remove_all(dir_);
     std::filesystem::create_directories(dir_);
     auto file = LocalFile::Create(in_);
     EXPECT_TRUE(file.ok());
@@ -40,7 +40,8 @@ class QuantizeTest : public testing::Test {
   int FilesInDirectory() const {
     return static_cast<int>(std::distance(std::filesystem::directory_iterator(dir_), {}));
   }
-  const std::string dir_ = testing::TempDir() + "/quantize_test";
+  const ScratchDir scratch_;
+  const std::string dir_ = scratch_.path();
   const std::string in_ = dir_ + "/in.safetensors", out_ = dir_ + "/out.safetensors";
   FakeServer server_;
 };

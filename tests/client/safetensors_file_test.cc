@@ -4,10 +4,10 @@
 
 #include <fstream>
 
+#include "tests/client/scratch_dir.h"
+
 namespace sinq::client {
 namespace {
-
-std::string Path() { return testing::TempDir() + "/safetensors_file_test.safetensors"; }
 
 std::string Length(uint64_t value) {
   std::string bytes(8, '\0');
@@ -15,15 +15,24 @@ std::string Length(uint64_t value) {
   return bytes;
 }
 
-absl::StatusOr<TensorEntries> Read(const std::string& content) {
+class SafetensorsFile : public testing::Test {
+ protected:
+  SafetensorsFile() { std::filesystem::create_directories(scratch_.path()); }
+  std::string Path() const { return scratch_.path() + "/x.safetensors"; }
+  absl::StatusOr<TensorEntries> Read(const std::string& content) const;
+  absl::StatusOr<TensorEntries> ReadHeader(const std::string& json, const std::string& data) const {
+    return Read(Length(json.size()) + json + data);
+  }
+
+ private:
+  const ScratchDir scratch_;
+};
+
+absl::StatusOr<TensorEntries> SafetensorsFile::Read(const std::string& content) const {
   std::ofstream(Path(), std::ios::binary) << content;
   const auto file = LocalFile::OpenForRead(Path());
   if (!file.ok()) return file.status();
   return ReadSafetensorsHeader(*file);
-}
-
-absl::StatusOr<TensorEntries> ReadHeader(const std::string& json, const std::string& data) {
-  return Read(Length(json.size()) + json + data);
 }
 
 TensorContent Content(const std::string& dtype, std::vector<int64_t> shape,
@@ -32,7 +41,7 @@ TensorContent Content(const std::string& dtype, std::vector<int64_t> shape,
           [bytes](const auto& write) { return write(bytes); }};
 }
 
-TEST(SafetensorsFile, WhatIsWrittenIsRead) {
+TEST_F(SafetensorsFile, WhatIsWrittenIsRead) {
   const std::map<std::string, TensorContent> tensors = {{"b", Content("BF16", {1, 2}, "wxyz")},
                                                         {"a", Content("U8", {3}, "abc")},
                                                         {"c", Content("F32", {0, 4}, "")}};
@@ -52,14 +61,14 @@ TEST(SafetensorsFile, WhatIsWrittenIsRead) {
   EXPECT_NE(file->Read(8, 100)->find(R"({"__metadata__":{"format":"pt"})"), std::string::npos);
 }
 
-TEST(SafetensorsFile, ProducerOfTheWrongSizeIsAnError) {
+TEST_F(SafetensorsFile, ProducerOfTheWrongSizeIsAnError) {
   TensorContent content = Content("U8", {3}, "abc");
   content.size_bytes = 4;
   auto file = LocalFile::Create(Path());
   EXPECT_EQ(WriteSafetensors({{"a", content}}, *file).code(), absl::StatusCode::kInternal);
 }
 
-TEST(SafetensorsFile, RefusesWhatCannotBeRight) {
+TEST_F(SafetensorsFile, RefusesWhatCannotBeRight) {
   const std::string good = R"("dtype":"U8","shape":[2],"data_offsets":[0,2])";
   const auto refused = [](const absl::StatusOr<TensorEntries>& read) {
     return read.status().code() == absl::StatusCode::kInvalidArgument;
@@ -85,7 +94,7 @@ TEST(SafetensorsFile, RefusesWhatCannotBeRight) {
   }
 }
 
-TEST(SafetensorsFile, DeepJsonIsRefusedWithoutACrash) {
+TEST_F(SafetensorsFile, DeepJsonIsRefusedWithoutACrash) {
   const std::string deep = std::string(100000, '[') + std::string(100000, ']');
   EXPECT_FALSE(ReadHeader("{\"a\":" + deep + "}", "").ok());
 }
