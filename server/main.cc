@@ -149,7 +149,8 @@ absl::Status Serve(const ServerConfig& config, const StopSignal& stop) {
   absl::StatusOr<Foundation> base = MakeFoundation(config);
   if (!base.ok()) return base.status();
   base->metrics->Set("sinq_build_info", 1, {{"version", SINQ_VERSION}, {"compiler", __VERSION__}});
-  MemoryBudget budget(BufferBudgetBytes(config));
+  // One tensor may pass the budget, but not what the machine has.
+  MemoryBudget budget(BufferBudgetBytes(config), UsableMemoryBytes() / 4 * 3);
   RunnerOptions runner_options;
   runner_options.workers = config.workers;
   runner_options.code_version = SINQ_VERSION;

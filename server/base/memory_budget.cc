@@ -33,6 +33,13 @@ bool MemoryBudget::CanGrant(uint64_t ticket, uint64_t bytes) const {
 absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(
     uint64_t bytes, absl::FunctionRef<bool()> cancelled) {
   if (bytes == 0) return Reservation();
+  if (bytes > largest_request_bytes_) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, Reason::kMemoryBudgetTooSmall,
+        absl::StrCat("A tensor needs ", bytes, " bytes of memory in work; this server ",
+                     "can give one tensor at most ", largest_request_bytes_, "."),
+        {{"limit", absl::StrCat(largest_request_bytes_)}});
+  }
   uint64_t ticket = 0;
   {
     absl::MutexLock lock(&mutex_);

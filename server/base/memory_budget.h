@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -18,7 +19,10 @@ namespace sinq {
 // reserve the sum at once. The budget must outlive its reservations.
 class MemoryBudget {
  public:
-  explicit MemoryBudget(uint64_t budget_bytes) : budget_bytes_(budget_bytes) {}
+  // `largest_request_bytes`: what the machine can hold at all; more is refused instead of granted.
+  explicit MemoryBudget(uint64_t budget_bytes,
+                        uint64_t largest_request_bytes = std::numeric_limits<uint64_t>::max())
+      : budget_bytes_(budget_bytes), largest_request_bytes_(largest_request_bytes) {}
 
   // Gives its bytes back when destroyed. Movable.
   class Reservation {
@@ -36,7 +40,8 @@ class MemoryBudget {
     uint64_t bytes_ = 0;
   };
 
-  // Blocks until granted; Cancelled as soon as `cancelled` (asked at least every 50 ms while
+  // ResourceExhausted/kMemoryBudgetTooSmall for more than the largest request. Else blocks until
+  // granted; Cancelled as soon as `cancelled` (asked at least every 50 ms while
   // waiting, without any lock held) says so.
   absl::StatusOr<Reservation> Reserve(uint64_t bytes, absl::FunctionRef<bool()> cancelled);
   uint64_t budget_bytes() const { return budget_bytes_; }
@@ -50,6 +55,7 @@ class MemoryBudget {
   bool CanGrant(uint64_t ticket, uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const uint64_t budget_bytes_;
+  const uint64_t largest_request_bytes_;
   mutable absl::Mutex mutex_;
   uint64_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t peak_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

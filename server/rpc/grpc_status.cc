@@ -38,11 +38,20 @@ std::string Details(const absl::Status& status, const std::string& message) {
   return out.SerializeAsString();
 }
 
+// At most `max_bytes`, cut between characters: a proto string must be valid UTF-8.
+std::string CutText(absl::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return std::string(text);
+  const auto continues = [&](size_t at) { return (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80; };
+  size_t end = max_bytes;
+  while (end > 0 && continues(end)) --end;
+  return std::string(text.substr(0, end));
+}
+
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  const std::string message(status.message().substr(0, kMaxErrorMessageBytes));
+  const std::string message = CutText(status.message(), kMaxErrorMessageBytes);
   return {static_cast<grpc::StatusCode>(status.code()), message, Details(status, message)};
 }
 

@@ -126,5 +126,13 @@ TEST(MemoryBudget, HugeRequestsDoNotWrap) {
   EXPECT_TRUE(absl::IsCancelled(status));
 }
 
+TEST(MemoryBudgetTest, WhatTheMachineCannotHoldIsRefused) {
+  MemoryBudget budget(100, 150);
+  EXPECT_TRUE(budget.Reserve(150, [] { return false; }).ok());
+  const absl::Status status = budget.Reserve(151, [] { return false; }).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_EQ(GetErrorDetails(status).reason, Reason::kMemoryBudgetTooSmall);
+}
+
 }  // namespace
 }  // namespace sinq
