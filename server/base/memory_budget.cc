@@ -42,13 +42,13 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(
   }
   uint64_t ticket = 0;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     ticket = next_ticket_++;
     waiting_.push_back(ticket);
   }
   while (true) {
     const bool stop = cancelled();
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (stop) {
       waiting_.erase(std::find(waiting_.begin(), waiting_.end(), ticket));
       return MakeError(absl::StatusCode::kCancelled, Reason::kCancelled,
@@ -67,22 +67,22 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(
 }
 
 void MemoryBudget::Release(uint64_t bytes) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   held_bytes_ -= bytes;
 }
 
 bool MemoryBudget::HasWaiters() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return !waiting_.empty();
 }
 
 uint64_t MemoryBudget::held_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return held_bytes_;
 }
 
 uint64_t MemoryBudget::peak_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return peak_bytes_;
 }
 

@@ -79,7 +79,7 @@ bool PrometheusMetrics::AdmitSeries(const Family& family, const MetricLabels& la
     if (std::find(names.begin(), names.end(), name) == names.end()) return false;
     absl::StrAppend(&key, name, "=", value, "\n");
   }
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   absl::flat_hash_set<std::string>& seen = series_[family.info];
   if (seen.contains(key)) return true;
   if (seen.size() >= kMaxSeriesPerFamily) return false;

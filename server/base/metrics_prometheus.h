@@ -9,13 +9,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
-#include "absl/synchronization/mutex.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "server/base/metrics.h"
 #include "server/base/metrics_table.h"
+#include "server/base/mutex.h"
 
 namespace sinq {
 
@@ -51,7 +51,7 @@ class PrometheusMetrics final : public Metrics {
   const std::shared_ptr<prometheus::Collectable> process_;
   absl::flat_hash_map<std::string, Family> families_;  // constant after construction
   prometheus::Counter* internal_errors_ = nullptr;     // constant after construction
-  absl::Mutex mutex_;
+  Mutex mutex_;
   absl::flat_hash_map<const MetricInfo*, absl::flat_hash_set<std::string>> series_
       ABSL_GUARDED_BY(mutex_);
 };

@@ -212,7 +212,7 @@ absl::StatusOr<std::unique_ptr<JobStore>> SqliteJobStore::Open(const std::string
 }
 
 absl::Status SqliteJobStore::Recover() {
-  absl::MutexLock lock(&writer_mutex_);
+  MutexLock lock(&writer_mutex_);
   SqliteTransaction transaction(*writer_);
   if (absl::Status status = transaction.Begin(); !status.ok()) return status;
   int requeued = 0;
@@ -403,7 +403,7 @@ absl::StatusOr<CreateResult> SqliteJobStore::Create(const JobSpec& spec,
   const std::string spec_json = JobSpecToJson(spec);
   CreateResult result;
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     absl::StatusOr<std::optional<CreateResult>> replay = FindReplay(used_id, spec_json);
@@ -421,7 +421,7 @@ absl::StatusOr<CreateResult> SqliteJobStore::Create(const JobSpec& spec,
 
 absl::StatusOr<CreateResult> SqliteJobStore::FindRequest(const JobSpec& spec,
                                                          absl::string_view request_id) {
-  absl::MutexLock lock(&writer_mutex_);
+  MutexLock lock(&writer_mutex_);
   absl::StatusOr<std::optional<CreateResult>> replay = FindReplay(request_id, JobSpecToJson(spec));
   if (!replay.ok()) return replay.status();
   if (replay->has_value()) return **std::move(replay);
@@ -430,7 +430,7 @@ absl::StatusOr<CreateResult> SqliteJobStore::FindRequest(const JobSpec& spec,
 }
 
 absl::StatusOr<Job> SqliteJobStore::Get(absl::string_view job_id) {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   Query query = reader_->Prepare(kSelectById);
   query.Bind(job_id);
   absl::StatusOr<std::vector<Row>> rows = SelectRows(std::move(query));
@@ -453,7 +453,7 @@ absl::StatusOr<ListResult> SqliteJobStore::List(const ListQuery& request) {
     if (!last.ok()) return last.status();
     before = *last;
   }
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   Query query = reader_->Prepare(filter.empty() ? kSelectPage : kSelectPageByState);
   query.Bind(before);
   for (size_t i = 0; !filter.empty() && i < 6; ++i) {
@@ -475,7 +475,7 @@ absl::StatusOr<ListResult> SqliteJobStore::List(const ListQuery& request) {
 
 absl::Status SqliteJobStore::Delete(absl::string_view job_id) {
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     const absl::StatusOr<Row> row = LoadForUpdate(job_id);
@@ -494,7 +494,7 @@ absl::Status SqliteJobStore::Delete(absl::string_view job_id) {
 absl::StatusOr<Job> SqliteJobStore::RequestCancel(absl::string_view job_id) {
   absl::StatusOr<Row> row = Row();
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     row = LoadForUpdate(job_id);
@@ -576,7 +576,7 @@ absl::StatusOr<std::optional<std::pair<Job, Lease>>> SqliteJobStore::Acquire(
   std::optional<std::pair<Job, Lease>> acquired;
   int requeued = 0;
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     if (absl::Status status = RequeueExpired(/*all=*/false, &requeued); !status.ok()) {
@@ -601,7 +601,7 @@ absl::StatusOr<Job> SqliteJobStore::Renew(const Lease& lease, absl::Duration lea
                                           const JobProgress& progress, absl::string_view tensor) {
   absl::StatusOr<Row> row = Row();
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     row = LoadLeased(lease);
@@ -618,7 +618,7 @@ absl::StatusOr<Job> SqliteJobStore::Renew(const Lease& lease, absl::Duration lea
 
 absl::Status SqliteJobStore::Release(const Lease& lease) {
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     absl::StatusOr<Row> row = LoadLeased(lease);
@@ -638,7 +638,7 @@ absl::StatusOr<Job> SqliteJobStore::Retry(const Lease& lease, absl::Duration del
                                           const JobError& error) {
   absl::StatusOr<Row> row = Row();
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     row = LoadLeased(lease);
@@ -652,7 +652,7 @@ absl::StatusOr<Job> SqliteJobStore::Retry(const Lease& lease, absl::Duration del
 }
 
 absl::Status SqliteJobStore::CheckLease(const Lease& lease) {
-  absl::MutexLock lock(&writer_mutex_);
+  MutexLock lock(&writer_mutex_);
   SqliteTransaction transaction(*writer_);
   if (absl::Status status = transaction.Begin(); !status.ok()) return status;
   absl::StatusOr<Row> row = LoadLeased(lease);
@@ -667,7 +667,7 @@ absl::Status SqliteJobStore::Finish(const Lease& lease, JobState state, const Jo
                                     const JobError& error) {
   if (absl::Status status = CheckFinish(state); !status.ok()) return status;
   {
-    absl::MutexLock lock(&writer_mutex_);
+    MutexLock lock(&writer_mutex_);
     SqliteTransaction transaction(*writer_);
     if (absl::Status status = transaction.Begin(); !status.ok()) return status;
     absl::StatusOr<Row> row = LoadLeased(lease);
@@ -686,7 +686,7 @@ absl::Status SqliteJobStore::Finish(const Lease& lease, JobState state, const Jo
 absl::Status SqliteJobStore::AddFinishedUnits(const Lease& lease,
                                               const std::vector<FinishedUnit>& units) {
   if (units.empty()) return CheckLease(lease);
-  absl::MutexLock lock(&writer_mutex_);
+  MutexLock lock(&writer_mutex_);
   SqliteTransaction transaction(*writer_);
   if (absl::Status status = transaction.Begin(); !status.ok()) return status;
   absl::StatusOr<Row> row = LoadLeased(lease);
@@ -703,7 +703,7 @@ absl::Status SqliteJobStore::AddFinishedUnits(const Lease& lease,
 }
 
 absl::StatusOr<std::vector<FinishedUnit>> SqliteJobStore::FinishedUnits(absl::string_view job_id) {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   const absl::StatusOr<int64_t> seq = FindSeq(job_id);
   if (!seq.ok()) return seq.status();
   Query query = reader_->Prepare("SELECT unit, record FROM units WHERE job_seq = ? ORDER BY unit");
@@ -718,7 +718,7 @@ absl::StatusOr<std::vector<FinishedUnit>> SqliteJobStore::FinishedUnits(absl::st
 }
 
 absl::Status SqliteJobStore::SetPlanDigest(const Lease& lease, absl::string_view digest) {
-  absl::MutexLock lock(&writer_mutex_);
+  MutexLock lock(&writer_mutex_);
   SqliteTransaction transaction(*writer_);
   if (absl::Status status = transaction.Begin(); !status.ok()) return status;
   absl::StatusOr<Row> row = LoadLeased(lease);
@@ -735,7 +735,7 @@ absl::Status SqliteJobStore::SetPlanDigest(const Lease& lease, absl::string_view
 }
 
 absl::StatusOr<std::string> SqliteJobStore::PlanDigest(absl::string_view job_id) {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   Query query = reader_->Prepare("SELECT plan_digest FROM jobs WHERE id = ?");
   const absl::StatusOr<bool> found = query.Bind(job_id).Next();
   if (!found.ok()) return found.status();
@@ -755,7 +755,7 @@ absl::StatusOr<int64_t> SqliteJobStore::FindSeq(absl::string_view job_id) {
 
 absl::StatusOr<std::vector<JobEvent>> SqliteJobStore::Events(absl::string_view job_id,
                                                              uint64_t after, int limit) {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   const absl::StatusOr<int64_t> seq = FindSeq(job_id);
   if (!seq.ok()) return seq.status();
   constexpr uint64_t kLargest = std::numeric_limits<int64_t>::max();
@@ -773,7 +773,7 @@ absl::StatusOr<std::vector<JobEvent>> SqliteJobStore::Events(absl::string_view j
 }
 
 bool SqliteJobStore::HasNewerEvent(absl::string_view job_id, uint64_t after) {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   Query query = reader_->Prepare("SELECT last_event FROM jobs WHERE id = ?");
   const absl::StatusOr<bool> found = query.Bind(job_id).Next();
   // A job that is gone, or a store that cannot be read: the caller finds out with its next call.
@@ -781,18 +781,18 @@ bool SqliteJobStore::HasNewerEvent(absl::string_view job_id, uint64_t after) {
 }
 
 uint64_t SqliteJobStore::Generation() const {
-  absl::MutexLock lock(&wait_mutex_);
+  MutexLock lock(&wait_mutex_);
   return generation_;
 }
 
 void SqliteJobStore::Announce() {
-  absl::MutexLock lock(&wait_mutex_);
+  MutexLock lock(&wait_mutex_);
   ++generation_;
   changed_.SignalAll();
 }
 
 void SqliteJobStore::AwaitChange(uint64_t seen, absl::Time deadline) {
-  absl::MutexLock lock(&wait_mutex_);
+  MutexLock lock(&wait_mutex_);
   while (generation_ == seen) {
     if (changed_.WaitWithDeadline(&wait_mutex_, deadline)) return;
   }
@@ -810,7 +810,7 @@ void SqliteJobStore::WaitForEvent(absl::string_view job_id, uint64_t after,
 }
 
 absl::Duration SqliteJobStore::UntilWork() {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   Query query = reader_->Prepare(kUntilWork);
   const absl::StatusOr<bool> found = query.Bind(boot_id_).Next();
   if (!found.ok() || !*found || query.IsNull(0)) return absl::InfiniteDuration();
@@ -830,7 +830,7 @@ void SqliteJobStore::WaitForWork(absl::Duration timeout) {
 }
 
 absl::StatusOr<std::map<JobState, uint64_t>> SqliteJobStore::CountByState() {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   std::map<JobState, uint64_t> counts;
   for (int i = 0; i <= static_cast<int>(JobState::kExpired); ++i) {
     counts[static_cast<JobState>(i)] = 0;
@@ -846,7 +846,7 @@ absl::StatusOr<std::map<JobState, uint64_t>> SqliteJobStore::CountByState() {
 }
 
 absl::StatusOr<absl::Duration> SqliteJobStore::OldestQueuedAge() {
-  absl::MutexLock lock(&reader_mutex_);
+  MutexLock lock(&reader_mutex_);
   Query query = reader_->Prepare(
       "SELECT queued_boot_id, queued_ns, queued_us FROM jobs WHERE state = 'QUEUED' "
       "ORDER BY seq LIMIT 1");
@@ -875,7 +875,7 @@ absl::StatusOr<int> SqliteJobStore::DeleteExpired(absl::Duration retention) {
   while (true) {
     absl::StatusOr<int> batch = 0;
     {
-      absl::MutexLock lock(&writer_mutex_);
+      MutexLock lock(&writer_mutex_);
       batch = DeleteBatch(ended_before_us);
     }
     if (!batch.ok()) return batch.status();

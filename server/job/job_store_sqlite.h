@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "server/base/clock.h"
+#include "server/base/mutex.h"
 #include "server/job/data_dir_lock.h"
 #include "server/job/job_store.h"
 #include "server/job/sqlite_connection.h"
@@ -114,14 +114,14 @@ class SqliteJobStore final : public JobStore {
   const Clock& clock_;
   const std::string boot_id_;
 
-  absl::Mutex writer_mutex_;
+  Mutex writer_mutex_;
   const std::unique_ptr<SqliteConnection> writer_ ABSL_PT_GUARDED_BY(writer_mutex_);
 
-  absl::Mutex reader_mutex_;
+  Mutex reader_mutex_;
   const std::unique_ptr<SqliteConnection> reader_ ABSL_PT_GUARDED_BY(reader_mutex_);
 
-  mutable absl::Mutex wait_mutex_;
-  absl::CondVar changed_;
+  mutable Mutex wait_mutex_;
+  CondVar changed_;
   uint64_t generation_ ABSL_GUARDED_BY(wait_mutex_) = 0;
 };
 

@@ -7,7 +7,7 @@ namespace sinq {
 Executor::~Executor() {
   std::vector<std::thread> threads;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopping_ = true;
     threads.swap(threads_);
   }
@@ -15,7 +15,7 @@ Executor::~Executor() {
 }
 
 void Executor::Run(std::function<void()> task) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   tasks_.push_back(std::move(task));
   if (tasks_.size() > idle_ && threads_.size() < max_threads_) {
     threads_.emplace_back([this] { Loop(); });
@@ -26,7 +26,7 @@ void Executor::Loop() {
   for (;;) {
     std::function<void()> task;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       ++idle_;
       mutex_.Await(absl::Condition(this, &Executor::HasWork));
       --idle_;

@@ -25,7 +25,7 @@ TensorStreamReactor* TensorStreamReactor::Start(ServiceContext& context) {
   std::shared_ptr<TensorStreamReactor> reactor(new TensorStreamReactor(context));
   TensorStreamReactor* raw = reactor.get();
   {
-    absl::MutexLock lock(&raw->mutex_);
+    MutexLock lock(&raw->mutex_);
     raw->self_ = std::move(reactor);
     if (++context.tensor_streams > kMaxTensorStreams) {
       raw->Fail(MakeError(absl::StatusCode::kResourceExhausted, Reason::kLimitExceeded,
@@ -99,7 +99,7 @@ bool TensorStreamReactor::FillWrite() {
 
 void TensorStreamReactor::OnReadDone(bool ok) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     reading_ = false;
     if (!ok) {
       input_ended_ = true;
@@ -148,7 +148,7 @@ absl::Status TensorStreamReactor::BeginTensor() {
 void TensorStreamReactor::AllocateTask(TensorPtr tensor) {
   const absl::Status status = tensor->Allocate(context_.budget, [this] { return Cancelled(); });
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     --tasks_;
     allocating_ = false;
     if (!status.ok()) Fail(status);
@@ -180,7 +180,7 @@ void TensorStreamReactor::QuantizeTask(TensorPtr tensor) {
   if (status.ok())
     context_.metrics.Add("sinq_weights_quantized_total", tensor->weights(), {{"backend", "cpu"}});
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     --tasks_;
     if (status.ok()) {
       ready_.push_back(std::move(tensor));
@@ -198,7 +198,7 @@ void TensorStreamReactor::Fail(const absl::Status& status) {
 
 void TensorStreamReactor::OnWriteDone(bool ok) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     writing_ = false;
     if (!ok) cancelled_ = true;
   }
@@ -214,7 +214,7 @@ void TensorStreamReactor::OnDone() {
   --context_.tensor_streams;
   std::shared_ptr<TensorStreamReactor> last;  // outlives the lock
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     last.swap(self_);
   }
 }

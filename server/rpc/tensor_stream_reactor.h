@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "server/base/mutex.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/tensor_stream.h"
 #include "server/rpc/unary.h"
@@ -63,7 +63,7 @@ class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::Quant
   sinq::v1::QuantizeTensorsRequest request_;
   sinq::v1::QuantizeTensorsResponse response_;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::shared_ptr<TensorStreamReactor> self_ ABSL_GUARDED_BY(mutex_);
   std::optional<kernels::QuantParams> params_ ABSL_GUARDED_BY(mutex_);
   TensorPtr arriving_ ABSL_GUARDED_BY(mutex_);

@@ -72,18 +72,18 @@ absl::Status WatchReactor::SendEvents() {
 bool WatchReactor::Send(const JobEvent& event) {
   *response_.mutable_event() = ToProto(event);
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     writing_ = true;
   }
   StartWrite(&response_);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(this, &WatchReactor::WriteFinished));
   return !stopped_;
 }
 
 void WatchReactor::OnWriteDone(bool ok) {
   if (!ok) stopped_ = true;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   writing_ = false;
 }
 

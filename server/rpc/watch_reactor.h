@@ -6,8 +6,8 @@
 #include <memory>
 #include <string>
 
-#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "server/base/mutex.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/unary.h"
 #include "sinq/v1/quantization_service.grpc.pb.h"
@@ -39,7 +39,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<sinq::v1::WatchJobRes
   const SteadyTime begin_ = std::chrono::steady_clock::now();
   std::atomic<bool> stopped_ = false;
   sinq::v1::WatchJobResponse response_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<WatchReactor> self_;  // set by Start, cleared by OnDone
 };

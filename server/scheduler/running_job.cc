@@ -45,7 +45,7 @@ void RunningJob::RequestStop(StopReason reason) {
 }
 
 void RunningJob::Report(const JobProgress& progress, absl::string_view tensor) {
-  absl::MutexLock lock(&progress_mutex_);
+  MutexLock lock(&progress_mutex_);
   progress_ = progress;
   tensor_ = std::string(tensor);
   reported_ = true;
@@ -55,17 +55,17 @@ bool RunningJob::IsDue(bool now) {
   if (stopped_ || stop_.load() == StopReason::kLeaseLost) return false;
   const absl::Duration age = clock_.SinceBoot() - renewed_;
   if (now || age >= options_.heartbeat_interval) return true;
-  absl::MutexLock lock(&progress_mutex_);
+  MutexLock lock(&progress_mutex_);
   return reported_ && age >= kProgressInterval;
 }
 
 void RunningJob::Heartbeat(bool now) {
-  absl::MutexLock lock(&renew_mutex_);
+  MutexLock lock(&renew_mutex_);
   if (!IsDue(now)) return;
   JobProgress progress;
   std::string tensor;
   {
-    absl::MutexLock progress_lock(&progress_mutex_);
+    MutexLock progress_lock(&progress_mutex_);
     progress = progress_;
     tensor = tensor_;
     reported_ = false;
@@ -99,7 +99,7 @@ void RunningJob::LoseLease(absl::string_view why) {
 }
 
 void RunningJob::StopHeartbeats() {
-  absl::MutexLock lock(&renew_mutex_);
+  MutexLock lock(&renew_mutex_);
   stopped_ = true;
 }
 

@@ -8,10 +8,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
+#include "server/base/mutex.h"
 #include "server/job/job_store.h"
 #include "server/scheduler/scheduler.h"
 #include "server/worker/job_runner.h"
@@ -52,12 +52,12 @@ class RunningJob {
 
   std::atomic<StopReason> stop_{StopReason::kNone};
 
-  absl::Mutex progress_mutex_ ABSL_ACQUIRED_AFTER(renew_mutex_);
+  Mutex progress_mutex_ ABSL_ACQUIRED_AFTER(renew_mutex_);
   JobProgress progress_ ABSL_GUARDED_BY(progress_mutex_);
   std::string tensor_ ABSL_GUARDED_BY(progress_mutex_);
   bool reported_ ABSL_GUARDED_BY(progress_mutex_) = false;
 
-  absl::Mutex renew_mutex_;  // held across a renewal
+  Mutex renew_mutex_;  // held across a renewal
   bool stopped_ ABSL_GUARDED_BY(renew_mutex_) = false;
   absl::Duration renewed_ ABSL_GUARDED_BY(renew_mutex_);  // since boot: the last success
 };

@@ -11,11 +11,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
 #include "server/base/log.h"
+#include "server/base/mutex.h"
 #include "server/scheduler/failure_class.h"
 #include "server/scheduler/running_job.h"
 
@@ -104,8 +104,8 @@ class ThreadScheduler final : public Scheduler {
   const Clock& clock_;
   Metrics& metrics_;
 
-  absl::Mutex mutex_;
-  absl::CondVar changed_;
+  Mutex mutex_;
+  CondVar changed_;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool drain_begun_ ABSL_GUARDED_BY(mutex_) = false;
@@ -120,7 +120,7 @@ class ThreadScheduler final : public Scheduler {
 // --- life ---
 
 void ThreadScheduler::Start() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (started_ || draining_) return;
   started_ = true;
   SetWorkerStates();
@@ -134,7 +134,7 @@ void ThreadScheduler::Start() {
 void ThreadScheduler::Drain(absl::Duration grace) {
   std::vector<std::thread> runners;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (drain_begun_) return;
     drain_begun_ = draining_ = true;
     runners.swap(runners_);
@@ -149,7 +149,7 @@ void ThreadScheduler::Drain(absl::Duration grace) {
   for (std::thread& runner : runners) runner.join();
   std::thread heartbeat, housekeeping;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopped_ = true;
     changed_.SignalAll();
     heartbeat.swap(heartbeat_);
@@ -160,19 +160,19 @@ void ThreadScheduler::Drain(absl::Duration grace) {
 }
 
 void ThreadScheduler::Wake(absl::string_view job_id) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   woken_.emplace_back(job_id);
   changed_.SignalAll();
 }
 
 bool ThreadScheduler::IsDraining() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return draining_;
 }
 
 bool ThreadScheduler::Sleep(absl::Duration duration) {
   const absl::Time deadline = absl::Now() + duration;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   while (!stopped_ && absl::Now() < deadline) changed_.WaitWithDeadline(&mutex_, deadline);
   return !stopped_;
 }
@@ -185,7 +185,7 @@ void ThreadScheduler::RunnerLoop() {
     if (!acquired.ok()) {
       Log(LogLevel::kError, "lease_failed", {{"error", std::string(acquired.status().message())}});
       // Drain must not wait for a store that is down.
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (!draining_) changed_.WaitWithTimeout(&mutex_, kStoreRetry);
     } else if (acquired->has_value()) {
       RunOne((*acquired)->first, (*acquired)->second);
@@ -197,7 +197,7 @@ void ThreadScheduler::RunnerLoop() {
 
 ThreadScheduler::RunningPtr ThreadScheduler::Admit(const Job& job, const Lease& lease) {
   auto running = std::make_shared<RunningJob>(job, lease, options_, store_, clock_, metrics_);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (draining_) return nullptr;
   running_[job.id] = running;
   SetWorkerStates();
@@ -205,7 +205,7 @@ ThreadScheduler::RunningPtr ThreadScheduler::Admit(const Job& job, const Lease& 
 }
 
 void ThreadScheduler::Dismiss(const RunningJob& running) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto found = running_.find(running.job().id);
   if (found != running_.end() && found->second.get() == &running) running_.erase(found);
   SetWorkerStates();
@@ -267,7 +267,7 @@ absl::Status ThreadScheduler::Insist(const RunningJob& running, Call call) {
         {{"job", running.job().id}, {"error", std::string(status.message())}});
     // A shutdown does not wait: the job stays leased, and the next start takes it up.
     if (IsDraining()) return status;
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     changed_.WaitWithTimeout(&mutex_, kStoreRetry);
   }
 }
@@ -335,7 +335,7 @@ void ThreadScheduler::Observe(const RunningJob& running, JobState state, const J
 // --- heartbeats and housekeeping ---
 
 std::vector<ThreadScheduler::RunningPtr> ThreadScheduler::Running() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::vector<RunningPtr> jobs;
   for (const auto& [id, running] : running_) jobs.push_back(running);
   return jobs;
@@ -347,7 +347,7 @@ void ThreadScheduler::HeartbeatLoop() {
     std::vector<std::string> woken;
     {
       const absl::Time deadline = absl::Now() + tick;
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       while (!stopped_ && woken_.empty() && absl::Now() < deadline) {
         changed_.WaitWithDeadline(&mutex_, deadline);
       }

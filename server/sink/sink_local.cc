@@ -131,7 +131,7 @@ absl::Status LocalSink::CheckWritable() const {
 }
 
 absl::StatusOr<std::shared_ptr<LocalSink::OpenFile>> LocalSink::Find(absl::string_view name) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto found = files_.find(name);
   if (found != files_.end()) return found->second;
   return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kInternal,
@@ -145,7 +145,7 @@ absl::Status LocalSink::CreateFile(absl::string_view name, uint64_t size_bytes) 
   if (!file.ok()) return file.status();
   if (absl::Status status = (*file)->Preallocate(size_bytes); !status.ok()) return status;
   auto open = std::make_shared<OpenFile>(OpenFile{*std::move(file), size_bytes});
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   files_[std::string(name)] = std::move(open);
   return absl::OkStatus();
 }
@@ -204,7 +204,7 @@ absl::Status LocalSink::Publish() {
 
 absl::Status LocalSink::Abort() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     files_.clear();  // the space comes back only when nobody holds the files open
   }
   if (published_) return absl::OkStatus();

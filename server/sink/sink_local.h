@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "server/base/file_system.h"
+#include "server/base/mutex.h"
 #include "server/sink/sink.h"
 
 namespace sinq {
@@ -59,7 +59,7 @@ class LocalSink final : public Sink {
   const std::unique_ptr<Directory> directory_;
   const std::string job_id_;
   bool published_;  // touched by Publish only
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<OpenFile>, std::less<>> files_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "server/base/mutex.h"
 
 namespace sinq {
 
@@ -19,7 +19,7 @@ class BoundedQueue {
 
   // Blocks while full; false if closed.
   bool Push(T item) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(this, &BoundedQueue::CanPush));
     if (closed_) return false;
     items_.push_back(std::move(item));
@@ -27,7 +27,7 @@ class BoundedQueue {
   }
   // Blocks while empty; nothing once closed and drained.
   std::optional<T> Pop() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(this, &BoundedQueue::CanPop));
     if (items_.empty()) return std::nullopt;
     std::optional<T> item(std::move(items_.front()));
@@ -35,7 +35,7 @@ class BoundedQueue {
     return item;
   }
   void Close() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     closed_ = true;
   }
 
@@ -46,7 +46,7 @@ class BoundedQueue {
   bool CanPop() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !items_.empty(); }
 
   const size_t capacity_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<T> items_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };

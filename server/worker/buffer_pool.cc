@@ -14,7 +14,7 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
                                                  absl::FunctionRef<bool()> cancelled) {
   std::vector<PooledBuffer> given_up;  // freed after the lock
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     auto best = idle_.end();
     for (auto it = idle_.begin(); it != idle_.end(); ++it) {
       if (it->buffer.SizeBytes() < size_bytes) continue;
@@ -33,7 +33,7 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
       (size_bytes + kGranularityBytes - 1) / kGranularityBytes * kGranularityBytes;
   absl::StatusOr<MemoryBudget::Reservation> reservation = budget_.Reserve(rounded, cancelled);
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     --waiting_;
   }
   if (!reservation.ok()) return reservation.status();
@@ -44,7 +44,7 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
 
 void BufferPool::Release(PooledBuffer buffer) {
   const bool wanted = budget_.HasWaiters();
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!wanted && waiting_ == 0) idle_.push_back(std::move(buffer));
 }
 

@@ -8,9 +8,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "server/base/aligned_buffer.h"
 #include "server/base/memory_budget.h"
+#include "server/base/mutex.h"
 
 namespace sinq {
 
@@ -32,7 +32,7 @@ class BufferPool {
 
  private:
   MemoryBudget& budget_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<PooledBuffer> idle_ ABSL_GUARDED_BY(mutex_);
   int waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // Acquire calls that found nothing idle
 };

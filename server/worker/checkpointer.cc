@@ -24,17 +24,17 @@ Checkpointer::~Checkpointer() {
 }
 
 void Checkpointer::AddDurable(const PlannedTensor& tensor, UnitRecord record) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   pending_.push_back({&tensor, std::move(record), true});
 }
 
 void Checkpointer::Add(const PlannedTensor& tensor, UnitRecord record) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   pending_.push_back({&tensor, std::move(record), false});
 }
 
 bool Checkpointer::Failed() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return !status_.ok();
 }
 
@@ -42,14 +42,14 @@ void Checkpointer::Loop() {
   for (bool last = false; !last;) {
     std::vector<Item> items;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       mutex_.AwaitWithTimeout(absl::Condition(this, &Checkpointer::HasWorkOrDone), interval_);
       last = finishing_;
       items.swap(pending_);
       if (!status_.ok()) return;
     }
     absl::Status status = Commit(std::move(items));
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!status.ok()) status_ = std::move(status);
   }
 }
@@ -85,12 +85,12 @@ absl::Status Checkpointer::Commit(std::vector<Item> items) {
 
 absl::Status Checkpointer::Finish(bool digest_files) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     finishing_ = true;
   }
   if (thread_.joinable()) thread_.join();
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!status_.ok()) return status_;
   }
   return digest_files ? DigestFiles() : absl::OkStatus();

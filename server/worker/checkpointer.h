@@ -9,8 +9,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "server/base/mutex.h"
 #include "server/job/job_store.h"
 #include "server/plan/plan.h"
 #include "server/sink/sink.h"
@@ -61,7 +61,7 @@ class Checkpointer {
   std::map<std::string, UnitRecord> all_records_;
   std::vector<ManifestFile> files_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<Item> pending_ ABSL_GUARDED_BY(mutex_);
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);

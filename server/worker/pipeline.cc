@@ -17,7 +17,7 @@ constexpr uint64_t kThroughputFromBytes = 1 << 20;  // smaller tensors say nothi
 absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress progress,
                            absl::FunctionRef<bool()> stopped) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     progress_ = progress;
   }
   const auto cancelled = [&] {
@@ -28,7 +28,7 @@ absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress pr
   for (int i = 0; i < workers_; ++i) workers.emplace_back([&] { Work(cancelled); });
   reader.join();
   for (std::thread& worker : workers) worker.join();
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return status_;
 }
 
@@ -82,7 +82,7 @@ absl::StatusOr<UnitRecord> Pipeline::Process(Item& item, absl::FunctionRef<bool(
 }
 
 void Pipeline::Fail(const absl::Status& status) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   // A cancellation that follows an error is its echo.
   if (status_.ok() || (absl::IsCancelled(status_) && !absl::IsCancelled(status))) status_ = status;
   failed_ = true;
@@ -98,7 +98,7 @@ void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
     bytes_out += static_cast<double>(range.tensor.size_bytes);
   metrics_.Add("sinq_weight_bytes_out_total", bytes_out, {{"sink", "dir"}});
   checkpointer_.Add(tensor, std::move(record));
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   ++progress_.tensors_done;
   progress_.bytes_done += tensor.source.size_bytes;
   on_progress_(progress_, tensor.source.name);
@@ -120,7 +120,7 @@ void Pipeline::Count(const PlannedTensor& tensor, const kernels::TensorStats& st
 }
 
 JobProgress Pipeline::progress() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return progress_;
 }
 

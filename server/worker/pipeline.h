@@ -11,8 +11,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "server/base/metrics.h"
+#include "server/base/mutex.h"
 #include "server/job/job.h"
 #include "server/worker/bounded_queue.h"
 #include "server/worker/checkpointer.h"
@@ -58,7 +58,7 @@ class Pipeline {
   const OnProgress on_progress_;
   BoundedQueue<Item> queue_;
   std::atomic<bool> failed_ = false;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   JobProgress progress_ ABSL_GUARDED_BY(mutex_);
 };

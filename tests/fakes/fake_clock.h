@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/base/clock.h"
+#include "server/base/mutex.h"
 
 namespace sinq {
 
@@ -16,38 +16,38 @@ namespace sinq {
 class FakeClock final : public Clock {
  public:
   absl::Time WallNow() const override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return wall_;
   }
   absl::Duration SinceBoot() const override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return since_boot_;
   }
   std::string BootId() const override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return boot_id_;
   }
 
   // Time passes: both clocks move.
   void Advance(absl::Duration by) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     wall_ += by;
     since_boot_ += by;
   }
   // Somebody sets the wall clock.
   void JumpWall(absl::Duration by) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     wall_ += by;
   }
   // The machine starts again: the boot clock from zero, with a new id.
   void Reboot(std::string boot_id) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     boot_id_ = std::move(boot_id);
     since_boot_ = absl::ZeroDuration();
   }
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   absl::Time wall_ ABSL_GUARDED_BY(mutex_) = absl::FromUnixSeconds(1'700'000'000);
   absl::Duration since_boot_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1000);
   std::string boot_id_ ABSL_GUARDED_BY(mutex_) = "boot-1";

@@ -126,20 +126,20 @@ class FaultFileSystem final : public FileSystem {
 }  // namespace
 
 void FaultPlan::Fail(FaultOperation operation, int nth, int error_number, bool onwards) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   faults_.push_back({operation, nth, error_number, onwards});
 }
 
 void FaultPlan::ShortRead(int nth) { Fail(FaultOperation::kRead, nth, 0); }
 
 int FaultPlan::Count(FaultOperation operation) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto found = counts_.find(operation);
   return found == counts_.end() ? 0 : found->second;
 }
 
 absl::Status FaultPlan::Next(FaultOperation operation) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const int call = ++counts_[operation];
   for (const Fault& fault : faults_) {
     if (fault.operation != operation) continue;

@@ -10,8 +10,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "server/base/file_system.h"
+#include "server/base/mutex.h"
 
 namespace sinq {
 
@@ -55,7 +55,7 @@ class FaultPlan {
     int error_number = 0;  // 0: short read
     bool onwards = false;
   };
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<Fault> faults_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<FaultOperation, int> counts_ ABSL_GUARDED_BY(mutex_);
 };

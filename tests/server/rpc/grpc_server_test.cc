@@ -349,7 +349,7 @@ TEST_F(GrpcServerTest, ReflectionListsTheServices) {
 
 TEST_F(GrpcServerTest, HealthTurnsToNotServingWhileCallsAreStillAnswered) {
   const std::string serving("\x08\x01", 2), not_serving("\x08\x02", 2);
-  const std::string one_service = std::string("\x0A\x15", 2) + "sinq.v1.TensorService";
+  const std::string one_service = absl::StrCat("\x0A\x15", "sinq.v1.TensorService");
   for (const std::string& name : {std::string(), one_service}) {
     EXPECT_EQ(RawCall(channel_, "/grpc.health.v1.Health/Watch", name), serving);
   }

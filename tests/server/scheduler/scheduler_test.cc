@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
+#include "server/base/mutex.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/temp_dir.h"
 
@@ -35,11 +35,11 @@ bool Eventually(const std::function<bool()>& condition) {
 class FakeMetrics final : public Metrics {
  public:
   void Add(absl::string_view name, double amount, const MetricLabels& labels) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     values_[Key(name, labels)] += amount;
   }
   void Set(absl::string_view name, double value, const MetricLabels& labels) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     values_[Key(name, labels)] = value;
   }
   void Observe(absl::string_view name, double, const MetricLabels& labels) override {
@@ -47,7 +47,7 @@ class FakeMetrics final : public Metrics {
   }
   std::string Expose() const override { return ""; }
   double Get(absl::string_view name, const MetricLabels& labels = {}) const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto found = values_.find(Key(name, labels));
     return found == values_.end() ? 0 : found->second;
   }
@@ -58,7 +58,7 @@ class FakeMetrics final : public Metrics {
     for (const auto& [label, value] : labels) absl::StrAppend(&key, "|", label, "=", value);
     return key;
   }
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::map<std::string, double> values_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -88,19 +88,19 @@ class FakeRunner final : public JobRunner {
     return {body_({job, lease, stop, report}), job.progress};
   }
   absl::Status Discard(const Job& job) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     discarded_.push_back(job.id);
     return absl::OkStatus();
   }
   bool Discarded(const std::string& job_id) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return std::find(discarded_.begin(), discarded_.end(), job_id) != discarded_.end();
   }
   std::atomic<int> runs{0};
 
  private:
   const Body body_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<std::string> discarded_ ABSL_GUARDED_BY(mutex_);
 };
 
