@@ -205,12 +205,23 @@ class Job {
     for (int64_t i = 0; i < in_.rows; ++i) row_factor[i] = 1.0f / buffers.balance.best_row_scale[i];
     ops_.fit_upstream(tile, u, row_factor, params_.bits, symmetric(), buffers.scale, buffers.zero);
     for (int64_t i = 0; i < in_.rows; ++i) {
+      // Neighbours in a column are far apart here; what follows from these is made in
+      // FinishUpstream.
       const int64_t e = i * tiles_ + j;
-      arrays_.row_factor[e] = row_factor[i];
+      arrays_.row_factor[e] = buffers.balance.best_row_scale[i];
       arrays_.exact_scale[e] = buffers.scale[i];
-      arrays_.exact_zero[e] = arrays_.zero[e] = buffers.zero[i];
-      arrays_.scale[e] = buffers.scale[i] * buffers.balance.best_row_scale[i];
+      arrays_.exact_zero[e] = buffers.zero[i];
     }
+  }
+
+  // From r: what is stored (s * r), and the factor of the codes (1 / r).
+  void FinishUpstream() {
+    for (int64_t e = 0; e < groups_; ++e) {
+      const float r = arrays_.row_factor[e];
+      arrays_.scale[e] = arrays_.exact_scale[e] * r;
+      arrays_.row_factor[e] = 1.0f / r;
+    }
+    std::copy_n(arrays_.exact_zero, groups_, arrays_.zero);
   }
 
   absl::Status FirstNonFinite(int64_t first_row) const {
@@ -264,7 +275,11 @@ class Job {
 
   // Writes t, scales and zeros; leaves in the arrays what a reader will see.
   absl::Status Store() {
-    if (!upstream_) CentreExponents();
+    if (upstream_) {
+      FinishUpstream();
+    } else {
+      CentreExponents();
+    }
     absl::Status status = StoreF16(ops_, {arrays_.column, static_cast<size_t>(in_.cols)},
                                    "column scale", planes_[1].data());
     if (!status.ok()) return status;
