@@ -154,7 +154,8 @@ heading "build (clang, with thread-safety analysis)"
 configure_and_build clang -DSINQ_TESTS=OFF -- sinqd sinqctl && add 1 0 && echo "1 passed"
 if $sanitizers; then
   sanitizer_preset asan
-  # Not those with gRPC inside: the packaged libraries are not instrumented, so every hand-over in them looks like a race.
+  # Not those with gRPC inside: the packaged libraries are not instrumented, so that every hand-over in them looks like
+  # a race.
   sanitizer_preset tsan "${no_grpc[@]}"
 else
   # What reads hostile bytes or does pointer arithmetic.
