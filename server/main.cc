@@ -27,6 +27,7 @@
 #include "server/base/memory_budget.h"
 #include "server/base/metrics.h"
 #include "server/job/job_store.h"
+#include "server/job/job_store_metered.h"
 #include "server/rpc/grpc_server.h"
 #include "server/scheduler/scheduler.h"
 #include "server/worker/job_runner.h"
@@ -91,7 +92,7 @@ absl::StatusOr<Foundation> MakeFoundation(const ServerConfig& config) {
   absl::StatusOr<std::unique_ptr<JobStore>> store =
       OpenSqliteJobStore(absl::StrCat(config.data_dir, "/jobs.sqlite"), SystemClock());
   if (!store.ok()) return Annotate(store.status(), "--data-dir");
-  out.store = *std::move(store);
+  out.store = MakeMeteredJobStore(*std::move(store), *out.metrics);
   absl::StatusOr<std::unique_ptr<kernels::Backend>> backend = MakeBackend(config.backend);
   if (!backend.ok()) return Annotate(backend.status(), "--backend");
   out.backend = *std::move(backend);
