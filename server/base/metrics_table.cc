@@ -167,7 +167,7 @@ std::vector<MetricInfo> ServiceMetrics() {
       {"sinq_storage_free_bytes", kGauge, "Free space of a volume.", {"volume"}, {}},
       {"sinq_storage_write_errors_total",
        kCounter,
-       "Failed writes, by class.",
+       "Attempts of jobs that a disk ended, by class.",
        {"errno_class"},
        {}},
       {"sinq_rpc_duration_seconds",

@@ -85,6 +85,9 @@ bool TensorStreamReactor::FillWrite() {
   while (!ready_.empty()) {
     response_.Clear();
     if (ready_.front()->Next(&response_)) {
+      context_.metrics.Observe("sinq_rpc_message_bytes",
+                               static_cast<double>(response_.ByteSizeLong()),
+                               {{"method", "QuantizeTensors"}, {"direction", "out"}});
       context_.metrics.Add("sinq_weight_bytes_out_total",
                            static_cast<double>(response_.chunk().size()), {{"sink", "stream"}});
       return true;
@@ -112,6 +115,8 @@ void TensorStreamReactor::OnReadDone(bool ok) {
 }
 
 absl::Status TensorStreamReactor::HandleRequest() {
+  context_.metrics.Observe("sinq_rpc_message_bytes", static_cast<double>(request_.ByteSizeLong()),
+                           {{"method", "QuantizeTensors"}, {"direction", "in"}});
   switch (request_.message_case()) {
     case sinq::v1::QuantizeTensorsRequest::kRecipe: {
       if (params_.has_value()) return Misplaced("A second recipe arrived.");

@@ -78,6 +78,7 @@ class ThreadScheduler final : public Scheduler {
   void Conclude(const RunningJob& running, const RunResult& result);
   void Complete(const RunningJob& running, JobState state, const RunResult& result);
   void TryAgain(const RunningJob& running, const RunResult& result);
+  void CountStorageError(const absl::Status& status);
   void HandBack(const RunningJob& running, absl::string_view how);
   void Observe(const RunningJob& running, JobState state, const JobError& error);
   // Repeats while the store cannot be written, at most until the lease has run out.
@@ -252,8 +253,16 @@ void ThreadScheduler::Conclude(const RunningJob& running, const RunResult& resul
   if (stop == StopReason::kDrain && absl::IsCancelled(result.status)) {
     return HandBack(running, "checkpointed");
   }
+  CountStorageError(result.status);
   if (IsRetryable(result.status)) return TryAgain(running, result);
   Complete(running, JobState::kFailed, result);
+}
+
+void ThreadScheduler::CountStorageError(const absl::Status& status) {
+  const Reason reason = GetErrorDetails(status).reason;
+  if (reason != Reason::kDiskFull && reason != Reason::kIoError) return;
+  metrics_.Add("sinq_storage_write_errors_total", 1,
+               {{"errno_class", reason == Reason::kDiskFull ? "no_space" : "io"}});
 }
 
 template <typename Call>
