@@ -66,6 +66,15 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(
   }
 }
 
+std::optional<MemoryBudget::Reservation> MemoryBudget::TryReserve(uint64_t bytes) {
+  MutexLock lock(&mutex_);
+  const bool fits = held_bytes_ <= budget_bytes_ && bytes <= budget_bytes_ - held_bytes_;
+  if (!fits || !waiting_.empty()) return std::nullopt;
+  held_bytes_ += bytes;
+  peak_bytes_ = std::max(peak_bytes_, held_bytes_);
+  return Reservation(this, bytes);
+}
+
 void MemoryBudget::Release(uint64_t bytes) {
   MutexLock lock(&mutex_);
   held_bytes_ -= bytes;

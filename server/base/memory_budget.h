@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -45,6 +46,8 @@ class MemoryBudget {
   // waiting, without any lock held) says so.
   absl::StatusOr<Reservation> Reserve(uint64_t bytes, absl::FunctionRef<bool()> cancelled);
   uint64_t budget_bytes() const { return budget_bytes_; }
+  // The same without waiting: nothing if it is not free now, or if others wait for it.
+  std::optional<Reservation> TryReserve(uint64_t bytes);
   // True while somebody waits in Reserve: whoever keeps idle memory should give it back.
   bool HasWaiters() const;
   uint64_t held_bytes() const;

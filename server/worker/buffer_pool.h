@@ -3,6 +3,7 @@
 #ifndef SINQ_SERVER_WORKER_BUFFER_POOL_H_
 #define SINQ_SERVER_WORKER_BUFFER_POOL_H_
 
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -31,6 +32,11 @@ class BufferPool {
   void Release(PooledBuffer buffer);
 
  private:
+  // The smallest idle buffer that is large enough.
+  std::optional<PooledBuffer> TakeIdle(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<MemoryBudget::Reservation> GiveUpIdleAndReserve(
+      uint64_t size_bytes, absl::FunctionRef<bool()> cancelled) ABSL_LOCKS_EXCLUDED(mutex_);
+
   MemoryBudget& budget_;
   Mutex mutex_;
   std::vector<PooledBuffer> idle_ ABSL_GUARDED_BY(mutex_);

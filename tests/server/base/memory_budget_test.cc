@@ -134,5 +134,17 @@ TEST(MemoryBudgetTest, WhatTheMachineCannotHoldIsRefused) {
   EXPECT_EQ(GetErrorDetails(status).reason, Reason::kMemoryBudgetTooSmall);
 }
 
+TEST(MemoryBudgetTest, TryReserveNeverWaitsNorOverdraws) {
+  MemoryBudget budget(100);
+  {
+    const auto most = budget.TryReserve(80);
+    ASSERT_TRUE(most.has_value());
+    EXPECT_FALSE(budget.TryReserve(21).has_value());
+    EXPECT_TRUE(budget.TryReserve(20).has_value());
+  }
+  EXPECT_EQ(budget.held_bytes(), 0u);
+  EXPECT_FALSE(budget.TryReserve(101).has_value());
+}
+
 }  // namespace
 }  // namespace sinq
