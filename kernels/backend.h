@@ -37,8 +37,24 @@ using ParallelFor = absl::FunctionRef<void(size_t n, absl::FunctionRef<void(size
 void RunSerially(size_t n, absl::FunctionRef<void(size_t)> body);
 
 struct Capabilities {
-  std::string name;    // "cpu"
-  std::string target;  // e.g. "AVX3_ZEN4": the SIMD target in use
+  std::string name;    // "cpu", "cuda"
+  std::string target;  // e.g. "AVX3_ZEN4": the SIMD target in use; "sm_90"
+};
+
+// Host memory that a backend copies from and to fastest: plain for the CPU, page-locked for CUDA.
+// Thread-safe.
+class HostMemory {
+ public:
+  virtual ~HostMemory() = default;
+  // 64-byte aligned. ResourceExhausted if there is none.
+  virtual absl::StatusOr<std::byte*> Allocate(size_t size_bytes) = 0;
+  virtual void Free(std::byte* memory, size_t size_bytes) = 0;
+};
+
+// What Measure finds out about one way of quantizing a tensor.
+struct Measurement {
+  double error = 0;  // sum of (w' - w)^2 in the balanced space, (w / t)
+  double power = 0;  // sum of w^2 in the balanced space
 };
 
 // Thread-safe: any number of Quantize calls may run at once, each with its own scratch and outputs.
@@ -49,8 +65,8 @@ class Backend {
   // Scratch that Quantize needs for this shape, in bytes (without input and outputs).
   virtual size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const = 0;
 
-  // Quantizes `in`. `planes` are the outputs in the order and sizes of NativePlanes(params, rows,
-  // cols), need no alignment. `cancelled` is asked between tiles; true ends the call with
+  // Quantizes `in`. `planes` are the outputs in the order and sizes of PlanesOf(params, rows,
+  // cols, dtype), need no alignment. `cancelled` is asked between tiles; true ends the call with
   // Cancelled. `scratch` has ScratchBytes, 64-byte aligned. InvalidArgument: params invalid, or a
   // NaN or infinity ("element [i, k] is NaN"; the caller adds the tensor's name), or a scale that
   // F16 cannot hold. Output bytes are unspecified after an error.
@@ -59,6 +75,28 @@ class Backend {
                                 absl::Span<const absl::Span<std::byte>> planes,
                                 ParallelFor parallel_for, absl::FunctionRef<bool()> cancelled,
                                 TensorStats* stats) const = 0;
+
+  // The column scale t [cols] that balancing alone gives (README.md section 2, profile and
+  // group_size of `params`; its method and layout are not looked at), fp32, before any rounding.
+  // Scratch as Quantize. For folding and for choosing widths.
+  virtual absl::Status MeasureColumns(const MatrixView& in, const QuantParams& params,
+                                      absl::Span<std::byte> scratch, absl::Span<float> t,
+                                      ParallelFor parallel_for,
+                                      absl::FunctionRef<bool()> cancelled) const {
+    static_cast<void>(in), static_cast<void>(params), static_cast<void>(scratch);
+    static_cast<void>(t), static_cast<void>(parallel_for), static_cast<void>(cancelled);
+    return absl::UnimplementedError("this backend does not measure columns");
+  }
+  // What each of `candidates` would cost in error, in one pass over the weights; nothing is stored.
+  virtual absl::Status MeasureErrors(const MatrixView& in,
+                                     absl::Span<const QuantParams> candidates,
+                                     absl::Span<std::byte> scratch,
+                                     absl::Span<Measurement> measured, ParallelFor parallel_for,
+                                     absl::FunctionRef<bool()> cancelled) const {
+    static_cast<void>(in), static_cast<void>(candidates), static_cast<void>(scratch);
+    static_cast<void>(measured), static_cast<void>(parallel_for), static_cast<void>(cancelled);
+    return absl::UnimplementedError("this backend does not measure errors");
+  }
 };
 
 // Uses the best SIMD target of this machine.

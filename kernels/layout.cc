@@ -12,8 +12,10 @@ uint64_t DtypeBytes(PlaneDtype dtype) {
     case PlaneDtype::kU8:
       return 1;
     case PlaneDtype::kF16:
+    case PlaneDtype::kBf16:
       return 2;
     case PlaneDtype::kI32:
+    case PlaneDtype::kF32:
       return 4;
   }
   return 0;
@@ -101,6 +103,12 @@ absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, i
     planes.push_back(Plane(PlaneKind::kZeroMin, PlaneDtype::kF16, {1, 1}));
   }
   return planes;
+}
+
+absl::StatusOr<std::vector<PlaneSpec>> PlanesOf(const QuantParams& params, int64_t rows,
+                                                int64_t cols, PlaneDtype /*dense*/) {
+  if (params.layout == Layout::kSinq) return NativePlanes(params, rows, cols);
+  return absl::FailedPreconditionError("this layout is not written yet");
 }
 
 }  // namespace sinq::kernels

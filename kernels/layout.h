@@ -1,6 +1,5 @@
 // Sizes and shapes of everything a quantized tensor is stored as. Nobody else computes packed
-// sizes. Byte format: SINQ native (authors' bitpack.py, patch_model.py); see kernels/README.md
-// sections 5 and 6.
+// sizes. Byte formats: kernels/README.md sections 5, 6 and 12.
 #ifndef SINQ_KERNELS_LAYOUT_H_
 #define SINQ_KERNELS_LAYOUT_H_
 
@@ -39,8 +38,10 @@ enum class PlaneKind : uint8_t {
   kZeroCode,
   kZeroStep,
   kZeroMin,  // aux u8: U8 [M, 1], F16 [1, 1], F16 [1, 1]; absent when symmetric (kZero instead)
+  kBlocks,   // GGUF: U8 [N, bytes per row], scales inside
+  kDense,    // the dequantized weights, [N, K] in the input's dtype
 };
-enum class PlaneDtype : uint8_t { kU8, kI32, kF16 };
+enum class PlaneDtype : uint8_t { kU8, kI32, kF16, kBf16, kF32 };
 
 struct PlaneSpec {
   PlaneKind kind;
@@ -56,6 +57,11 @@ struct PlaneSpec {
 // tells which is used.
 absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, int64_t rows,
                                                     int64_t cols);
+// The same for every Layout: NativePlanes for kSinq. `dense` is the dtype of plane kDense: that of
+// the input, BF16 for FP8. FailedPrecondition names the rule of the format that the shape breaks
+// (for example "in_features must be a multiple of group_size").
+absl::StatusOr<std::vector<PlaneSpec>> PlanesOf(const QuantParams& params, int64_t rows,
+                                                int64_t cols, PlaneDtype dense = PlaneDtype::kBf16);
 AuxStorage EffectiveAux(const QuantParams& params, int64_t rows, int64_t cols);
 
 }  // namespace sinq::kernels

@@ -36,8 +36,9 @@ const char* Suffix(kernels::PlaneKind kind) {
       return ".meta.zero.s";
     case kernels::PlaneKind::kZeroMin:
       return ".meta.zero.m";
+    default:
+      return "";  // planes of other formats
   }
-  return "";
 }
 
 const char* DtypeName(kernels::PlaneDtype dtype) {
@@ -48,6 +49,10 @@ const char* DtypeName(kernels::PlaneDtype dtype) {
       return "I32";
     case kernels::PlaneDtype::kF16:
       return "F16";
+    case kernels::PlaneDtype::kBf16:
+      return "BF16";
+    case kernels::PlaneDtype::kF32:
+      return "F32";
   }
   return "";
 }
