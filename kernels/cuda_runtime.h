@@ -1,6 +1,6 @@
-// The CUDA runtime as an interface: production calls cudart (cuda_runtime_cudart.cc), tests run the
-// same device code on the CPU and inject faults (tests/fakes/fake_cuda_runtime.h). No CUDA header is
-// needed to include this one.
+// The CUDA runtime as an interface: production calls cudart (cuda_runtime_cudart.cc), tests run
+// the same device code on the CPU and inject faults (tests/fakes/fake_cuda_runtime.h). No CUDA
+// header is needed to include this one.
 #ifndef SINQ_KERNELS_CUDA_RUNTIME_H_
 #define SINQ_KERNELS_CUDA_RUNTIME_H_
 

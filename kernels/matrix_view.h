@@ -27,8 +27,8 @@ constexpr size_t BytesPerElement(WeightDtype dtype) {
 // FP8 block scales cover squares of this many rows and columns; partial blocks at the edges exist.
 inline constexpr int64_t kFp8BlockSize = 128;
 
-// What is known of a layer's inputs, for the methods that need it (NeedsActivations). Either samples
-// or second moments.
+// What is known of a layer's inputs, for the methods that need it (NeedsActivations). Either
+// samples or second moments.
 struct ActivationView {
   absl::Span<const float> samples;         // [tokens, cols] row-major
   int64_t tokens = 0;                      // rows of `samples`

@@ -29,14 +29,14 @@ enum class Method : uint8_t {
 
 enum class Profile : uint8_t { kDefault, kUpstream };  // README.md sections 3 and 4
 
-// Storage of scales and zeros. kBf16 and kF32 are for formats and codebooks that want them.
+// Storage of scales and zeros. kBf16, kF32: for formats and codebooks that want them.
 enum class AuxStorage : uint8_t { kU8, kF16, kBf16, kF32 };
 
 // Which block of W one (t, r) pair covers: N x g columns, or g x g squares.
 enum class Tiling : uint8_t { k1D, k2D };
 
-// Where codes, scales and zeros come to lie (layout.h). All but kSinq and kDense have no place for a
-// column scale: t is 1 there, and whoever wants balancing divides the columns beforehand
+// Where codes, scales and zeros come to lie (layout.h). All but kSinq and kDense have no place for
+// a column scale: t is 1 there, and whoever wants balancing divides the columns beforehand
 // (MatrixView::column_factor).
 enum class Layout : uint8_t {
   kSinq,               // authors' bitpack.py
