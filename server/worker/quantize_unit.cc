@@ -16,7 +16,7 @@ constexpr uint64_t kDigestBytes =
 constexpr uint64_t kCopyBytes = 4 << 20;
 
 uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = AlignedBuffer::kAlignmentBytes;
+  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
@@ -79,21 +79,38 @@ absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& te
   return absl::OkStatus();
 }
 
+// The unit's outputs; what follows them is scratch.
+std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
+                                                absl::Span<std::byte>* scratch) {
+  absl::Span<std::byte> rest = memory.buffer.buffer.span();
+  rest.remove_prefix(Aligned(memory.weights_bytes));
+  std::vector<absl::Span<std::byte>> planes;
+  for (const OutputRange& range : tensor.outputs) {
+    planes.push_back(rest.subspan(0, range.tensor.size_bytes));
+    rest.remove_prefix(Aligned(range.tensor.size_bytes));
+  }
+  *scratch = rest;
+  return planes;
+}
+
 }  // namespace
 
-uint64_t UnitMemoryBytes(const PlannedTensor& tensor, const kernels::Backend& backend) {
+uint64_t UnitMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers) {
+  if (tensor.action == TensorAction::kCopy)
+    return std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
   uint64_t bytes = Aligned(tensor.source.size_bytes);
   for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
   return bytes +
-         backend.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+         workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
 }
 
 absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     absl::FunctionRef<bool()> cancelled) {
   absl::StatusOr<PooledBuffer> buffer =
-      context.pool.Acquire(UnitMemoryBytes(tensor, context.backend), cancelled);
+      context.pool.Acquire(UnitMemoryBytes(tensor, context.workers), cancelled);
   if (!buffer.ok()) return buffer.status();
   UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}};
+  if (tensor.action == TensorAction::kCopy) return memory;
   Sha256 digest;
   const absl::Span<std::byte> weights =
       memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
@@ -107,57 +124,56 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
   return memory;
 }
 
-absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                        UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
-                                        kernels::TensorStats* stats) {
-  absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  const kernels::MatrixView in{rest.data(), tensor.source.shape[0], tensor.source.shape[1],
-                               WeightDtypeOf(tensor.source.dtype), memory.block_scales};
-  rest.remove_prefix(Aligned(memory.weights_bytes));
-  std::vector<absl::Span<std::byte>> planes;
-  for (const OutputRange& range : tensor.outputs) {
-    planes.push_back(rest.subspan(0, range.tensor.size_bytes));
-    rest.remove_prefix(Aligned(range.tensor.size_bytes));
-  }
-  absl::Status status = context.backend.Quantize(in, tensor.params, rest, planes,
-                                                 kernels::RunSerially, cancelled, stats);
-  if (!status.ok()) return WithTensor(status, tensor);
+absl::Status QuantizeUnit(const PlannedTensor& tensor, const kernels::Backend& backend,
+                          UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
+                          kernels::TensorStats* stats) {
+  absl::Span<std::byte> scratch;
+  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
+  const kernels::MatrixView in{memory.buffer.buffer.data(), tensor.source.shape[0],
+                               tensor.source.shape[1], WeightDtypeOf(tensor.source.dtype),
+                               memory.block_scales};
+  const absl::Status status = backend.Quantize(in, tensor.params, scratch, planes,
+                                               kernels::RunSerially, cancelled, stats);
+  return status.ok() ? status : WithTensor(status, tensor);
+}
+
+absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                     UnitMemory& memory, const kernels::TensorStats& stats) {
   UnitRecord record{memory.source_sha256,
                     {},
                     true,
-                    stats->relative_error,
-                    stats->imbalance_before,
-                    stats->imbalance_after,
-                    stats->mean_rounds};
+                    stats.relative_error,
+                    stats.imbalance_before,
+                    stats.imbalance_after,
+                    stats.mean_rounds};
+  absl::Span<std::byte> scratch;
+  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
   for (size_t i = 0; i < planes.size(); ++i) {
     Sha256 digest;
     digest.Update(absl::Span<const std::byte>(planes[i]));
     record.output_sha256.push_back(digest.HexDigest());
     const OutputRange& range = tensor.outputs[i];
-    status = context.sink.WriteAt(FileOf(context, range).name, range.offset, planes[i]);
+    const absl::Status status =
+        context.sink.WriteAt(FileOf(context, range).name, range.offset, planes[i]);
     if (!status.ok()) return WithTensor(status, tensor);
   }
   return record;
 }
 
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled) {
+                                    UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
   const OutputRange& range = tensor.outputs.front();
-  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(
-      std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1)), cancelled);
-  if (!buffer.ok()) return buffer.status();
   Sha256 digest;
   absl::Status status;
   for (uint64_t at = 0; at < tensor.source.size_bytes && status.ok(); at += kCopyBytes) {
-    const absl::Span<std::byte> piece =
-        buffer->buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
+    const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
+        0, std::min(kCopyBytes, tensor.source.size_bytes - at));
     SourceTensor part = tensor.source;
     part.offset += at;
     status = ReadWeights(context, part, piece, digest, cancelled);
     if (status.ok())
       status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
   }
-  context.pool.Release(*std::move(buffer));
   if (!status.ok()) return WithTensor(status, tensor);
   const std::string hex = digest.HexDigest();
   return UnitRecord{hex, {hex}, false, 0, 0, 0, 0};
