@@ -133,8 +133,8 @@ absl::StatusOr<nlohmann::json> FromText(const std::string& key, const std::strin
     if (text != "true" && text != "false") return Invalid(key, "must be true or false");
     return nlohmann::json(text == "true");
   }
-  if (key == "workers" || key == "cuda_streams" || key == "drain_grace_seconds" || key == "lease_duration_seconds" ||
-      key == "retention_seconds") {
+  if (key == "workers" || key == "cuda_streams" || key == "drain_grace_seconds" ||
+      key == "lease_duration_seconds" || key == "retention_seconds") {
     int64_t number = 0;
     if (!absl::SimpleAtoi(text, &number)) return Invalid(key, "must be a whole number");
     return nlohmann::json(number);

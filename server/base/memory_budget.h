@@ -26,8 +26,8 @@ class MemoryBudget {
                         uint64_t largest_request_bytes = std::numeric_limits<uint64_t>::max())
       : budget_bytes_(budget_bytes), largest_request_bytes_(largest_request_bytes) {}
 
-  // Somebody who keeps idle memory reserved. GiveUpIdle is called without the budget's lock, again and
-  // again while anybody waits.
+  // Somebody who keeps idle memory reserved. GiveUpIdle is called without the budget's lock, again
+  // and again while anybody waits.
   class Reclaimer {
    public:
     virtual ~Reclaimer() = default;

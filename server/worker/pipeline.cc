@@ -132,7 +132,8 @@ void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
 
 void Pipeline::Count(const Item& item, absl::string_view worker_kind) {
   const SourceTensor& source = item.tensor.source;
-  const double weights = static_cast<double>(source.shape[0]) * static_cast<double>(source.shape[1]);
+  const double weights =
+      static_cast<double>(source.shape[0]) * static_cast<double>(source.shape[1]);
   const std::string backend(worker_kind);
   metrics_.Add("sinq_weights_quantized_total", weights, {{"backend", backend}});
   metrics_.Observe("sinq_relative_error", item.stats.relative_error,

@@ -207,7 +207,8 @@ TEST_F(DeviceJobsTest, ADrainedJobGoesOnOnOtherWorkers) {
   AddDevice(slow);
   AddDevice(slow);
   Start();
-  const RunResult drained = Run("out", 3, StopReason::kDrain);
+  // More than there are copies, which do not wait for the devices.
+  const RunResult drained = Run("out", kLayers + 4, StopReason::kDrain);
   EXPECT_TRUE(absl::IsCancelled(drained.status)) << drained.status;
   EXPECT_TRUE(HasStaging());
   Start();  // without devices
