@@ -6,6 +6,11 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "server/base/error.h"
+#include "server/export/export_awq.h"
+#include "server/export/export_compressed_tensors.h"
+#include "server/export/export_dense.h"
+#include "server/export/export_gptq.h"
+#include "server/export/export_hqq.h"
 #include "server/export/export_sinq.h"
 
 namespace sinq {
@@ -21,7 +26,14 @@ struct Format {
   std::unique_ptr<Exporter> (*make)();
 };
 
-constexpr std::array kFormats = {Format{"sinq", Make<SinqExporter>}};
+constexpr std::array kFormats = {
+    Format{"sinq", Make<SinqExporter>},
+    Format{"compressed-tensors", Make<CompressedTensorsExporter>},
+    Format{"awq", Make<AwqExporter>},
+    Format{"gptq", Make<GptqExporter>},
+    Format{"hqq", Make<HqqExporter>},
+    Format{"dense", Make<DenseExporter>},
+};
 
 }  // namespace
 
