@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -51,6 +52,16 @@ class HostMemory {
   virtual void Free(std::byte* memory, size_t size_bytes) = 0;
 };
 
+// What a device holds and did, since the backend was made. All zero for the CPU.
+struct DeviceStats {
+  uint64_t total_bytes = 0;     // of the device
+  uint64_t used_bytes = 0;      // by anybody, now
+  uint64_t reserved_bytes = 0;  // by this backend, now
+  uint64_t peak_bytes = 0;      // by this backend, at most
+  // Sums over the streams, measured on the device: they overlap.
+  double h2d_seconds = 0, quantize_seconds = 0, d2h_seconds = 0;
+};
+
 // What Measure finds out about one way of quantizing a tensor.
 struct Measurement {
   double error = 0;  // sum of (w' - w)^2 in the balanced space, (w / t)
@@ -62,6 +73,11 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual Capabilities GetCapabilities() const = 0;
+  // False once the device is lost, for good: every later call ends with Unavailable.
+  virtual bool healthy() const { return true; }
+  virtual DeviceStats device_stats() const { return {}; }
+  // Where inputs and outputs should lie; null: any memory is as good. Lives as long as the backend.
+  virtual HostMemory* host_memory() const { return nullptr; }
   // Scratch that Quantize needs for this shape, in bytes (without input and outputs).
   virtual size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const = 0;
 
@@ -69,7 +85,9 @@ class Backend {
   // cols, dtype), need no alignment. `cancelled` is asked between tiles; true ends the call with
   // Cancelled. `scratch` has ScratchBytes, 64-byte aligned. InvalidArgument: params invalid, or a
   // NaN or infinity ("element [i, k] is NaN"; the caller adds the tensor's name), or a scale that
-  // F16 cannot hold. Output bytes are unspecified after an error.
+  // F16 cannot hold. Of a device: Unavailable when it is lost, ResourceExhausted when its memory does
+  // not suffice for the smallest piece, Internal when a launch failed; another backend can then do
+  // the tensor, because `in` is never written. Output bytes are unspecified after an error.
   virtual absl::Status Quantize(const MatrixView& in, const QuantParams& params,
                                 absl::Span<std::byte> scratch,
                                 absl::Span<const absl::Span<std::byte>> planes,
