@@ -48,6 +48,10 @@ class Exporter {
  public:
   virtual ~Exporter() = default;
   virtual absl::string_view name() const = 0;  // "sinq"
+  // False: the planner looks for neighbours to fold the layers' column scales into.
+  virtual bool HoldsColumnScale() const { return true; }
+  // False: layers stay in their dtype and are only folded; Tensors is not called.
+  virtual bool Quantizes() const { return true; }
   // Why this layer cannot be stored so (a sentence for the plan's reason), or nothing.
   virtual std::optional<std::string> Refusal(const QuantizedLayer& layer) const = 0;
   // One per plane of kernels::NativePlanes(layer.params, rows, cols), same order and sizes.

@@ -24,6 +24,7 @@ struct JobSpec {
   std::vector<std::string>
       include;  // RE2-free ECMAScript regexes on tensor names, full search; empty: all
   std::vector<std::string> exclude;  // win over include
+  std::string fold = "auto";         // auto | off
 
   friend bool operator==(const JobSpec&, const JobSpec&) = default;
 };
