@@ -226,7 +226,7 @@ absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
   }
   CheckChoice("method", spec.method, {"sinq", "rtn"}, &violations);
   CheckChoice("profile", spec.profile, {"default", "upstream"}, &violations);
-  CheckChoice("format", spec.format, {"sinq"}, &violations);
+  CheckChoice("format", spec.format, {"sinq", "bf16-presinq"}, &violations);
   CheckChoice("aux", spec.aux, {"u8", "f16"}, &violations);
   CheckNumber("bits", spec.bits, {2, 3, 4, 5, 6, 8}, &violations);
   CheckNumber("group_size", spec.group_size, {32, 64, 128}, &violations);

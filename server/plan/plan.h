@@ -36,7 +36,7 @@ struct PlannedTensor {
   SourceTensor source;
   TensorAction action = TensorAction::kCopy;
   std::string reason;           // a sentence for people, always set
-  kernels::QuantParams params;  // kQuantize: effective group size and aux
+  kernels::QuantParams params;  // kQuantize: adapted to the format, effective group size and aux
   int scale_tensor = -1;  // kQuantize, kFold of FP8: index of its weight_scale_inv in Plan::tensors
   std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy, kFold: one; kDrop: none
   bool measured = false;             // a unit of Phase::kMeasure, too
@@ -59,7 +59,7 @@ struct PlannedFile {
 
 struct PlannedExtra {
   OutputRange range;
-  std::string content;
+  std::shared_ptr<const std::string> content;  // layers of one shape share it
 };
 
 struct Plan {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "absl/strings/match.h"
@@ -37,17 +38,18 @@ class Planner {
  public:
   Planner(const JobSpec& spec, const ModelSource& source, const Exporter& exporter,
           const PlanOptions& options)
-      : params_(ParamsOf(spec)),
-        spec_(spec),
-        source_(source),
-        exporter_(exporter),
-        options_(options) {}
+      : spec_(spec), source_(source), exporter_(exporter), options_(options) {}
 
   absl::StatusOr<Plan> Run() {
-    if (absl::Status status = kernels::Validate(params_); !status.ok()) return status;
     const absl::StatusOr<SourceModel> model = ReadSourceModel(source_);
     if (!model.ok()) return model.status();
+    const absl::StatusOr<kernels::QuantParams> params =
+        exporter_.Adapt(ParamsOf(spec_), model->compute_dtype);
+    if (!params.ok()) return params.status();
+    params_ = *params;
+    if (absl::Status status = kernels::Validate(params_); !status.ok()) return status;
     if (absl::Status status = DecideTensors(); !status.ok()) return status;
+    AddExtras();
     PlaceTensors();
     if (absl::Status status = AddSideFiles(model->compute_dtype); !status.ok()) return status;
     if (absl::Status status = CheckNames(); !status.ok()) return status;
@@ -77,6 +79,7 @@ class Planner {
     std::optional<std::string> reason =
         ReasonToCopy(tensor.source, !source_.config_json().has_value());
     if (!reason) reason = filter.ReasonToCopy(tensor.source.name);
+    if (!reason && !exporter_.Quantizes()) return StayDense(tensor);
     if (!reason) {
       const QuantizedLayer layer = LayerOf(tensor.source);
       reason = exporter_.Refusal(layer);
@@ -92,11 +95,10 @@ class Planner {
   }
 
   QuantizedLayer LayerOf(const SourceTensor& source) const {
-    return {source.name, source.shape[0], source.shape[1], params_};
+    return {source.name, source.shape[0], source.shape[1], params_, source.dtype};
   }
 
   absl::Status Quantize(PlannedTensor& tensor, const QuantizedLayer& layer) {
-    if (!exporter_.Quantizes()) return StayDense(tensor);
     if (absl::Status status = FindBlockScales(tensor); !status.ok()) return status;
     const absl::StatusOr<std::vector<OutputTensor>> outputs = exporter_.Tensors(layer);
     if (!outputs.ok()) return outputs.status();
@@ -235,22 +237,33 @@ class Planner {
     }
   }
 
-  // One output shard for each source shard.
-  void PlaceTensors() {
+  void AddExtra(ExtraTensor extra, int file_index) {
+    auto& content = contents_[extra.content];
+    if (content == nullptr) content = std::make_shared<const std::string>(extra.content);
+    plan_.extras.push_back({{std::move(extra.tensor), file_index}, content});
+  }
+
+  void AddExtras() {
     std::vector<std::string> names;
     for (const PlannedTensor& tensor : plan_.tensors) {
       for (const OutputRange& range : tensor.outputs) names.push_back(range.tensor.name);
+      if (tensor.action != TensorAction::kQuantize) continue;
+      for (ExtraTensor& extra : exporter_.LayerExtras(LayerOf(tensor.source)))
+        AddExtra(std::move(extra), tensor.source.file_index);
     }
-    for (ExtraTensor& extra : exporter_.ExtraTensors(names)) {
-      plan_.extras.push_back({{std::move(extra.tensor)}, std::move(extra.content)});
-    }
+    for (ExtraTensor& extra : exporter_.ExtraTensors(names)) AddExtra(std::move(extra), 0);
+  }
+
+  // One output shard for each source shard.
+  void PlaceTensors() {
     const size_t shards = std::max<size_t>(source_.files().size(), 1);
     std::vector<std::vector<OutputRange*>> ranges(shards);
     for (PlannedTensor& tensor : plan_.tensors) {
       for (OutputRange& range : tensor.outputs)
         ranges[static_cast<size_t>(tensor.source.file_index)].push_back(&range);
     }
-    for (PlannedExtra& extra : plan_.extras) ranges[0].push_back(&extra.range);
+    for (PlannedExtra& extra : plan_.extras)
+      ranges[static_cast<size_t>(extra.range.file_index)].push_back(&extra.range);
     std::vector<std::vector<OutputRange*>> used;
     for (auto& shard : ranges) {
       if (!shard.empty()) used.push_back(std::move(shard));
@@ -279,12 +292,14 @@ class Planner {
   }
 
   absl::Status AddSideFiles(absl::string_view compute_dtype) {
-    std::vector<QuantizedLayer> layers;
+    ExportedModel model{source_.config_json(), std::string(compute_dtype), {}, {}};
     for (const PlannedTensor& tensor : plan_.tensors) {
-      if (tensor.action == TensorAction::kQuantize) layers.push_back(LayerOf(tensor.source));
+      if (tensor.action == TensorAction::kQuantize)
+        model.layers.push_back(LayerOf(tensor.source));
+      else if (tensor.action != TensorAction::kDrop && IsLinear(tensor.source))
+        model.dense_linears.push_back(tensor.source.name);
     }
-    absl::StatusOr<std::vector<SideFile>> files =
-        exporter_.SideFiles(source_.config_json(), compute_dtype, layers);
+    absl::StatusOr<std::vector<SideFile>> files = exporter_.SideFiles(model);
     if (!files.ok()) return files.status();
     plan_.side_files = *std::move(files);
     plan_.side_files.push_back(Index());
@@ -297,14 +312,20 @@ class Planner {
     std::set<std::string> names;
     for (const PlannedTensor& tensor : plan_.tensors) {
       for (const OutputRange& range : tensor.outputs) {
-        if (names.insert(range.tensor.name).second) continue;
-        return MakeError(absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
-                         absl::StrCat("Two tensors of the output would be called ",
-                                      range.tensor.name, "; exclude one of their sources."),
-                         {{"tensor", range.tensor.name}});
+        if (!names.insert(range.tensor.name).second) return SameName(range.tensor.name);
       }
     }
+    for (const PlannedExtra& extra : plan_.extras) {
+      if (!names.insert(extra.range.tensor.name).second) return SameName(extra.range.tensor.name);
+    }
     return absl::OkStatus();
+  }
+
+  static absl::Status SameName(const std::string& name) {
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
+                     absl::StrCat("Two tensors of the output would be called ", name,
+                                  "; exclude one of their sources."),
+                     {{"tensor", name}});
   }
 
   void AddTotals() {
@@ -361,12 +382,13 @@ class Planner {
     return digest.HexDigest();
   }
 
-  const kernels::QuantParams params_;
   const JobSpec& spec_;
   const ModelSource& source_;
   const Exporter& exporter_;
   const PlanOptions& options_;
+  kernels::QuantParams params_;  // adapted to the format
   std::map<std::string, size_t> index_;
+  std::map<std::string, std::shared_ptr<const std::string>> contents_;  // of the extra tensors
   Plan plan_;
 };
 
