@@ -22,6 +22,8 @@ std::vector<LimitInfo> AllLimits() {
        "Shards are numbered with five digits; practical checkpoints have fewer than 1,000."},
       {"max_copied_file_bytes", kMaxCopiedFileBytes,
        "A tokenizer or chat template is far smaller; weights are not copied as files."},
+      {"max_measured_columns", kMaxMeasuredColumns,
+       "One byte each in the job store; a mixture of experts with 1T parameters has 400M."},
       {"chunk_bytes", kChunkBytes, "Size of tensor and artifact chunks that the server sends."},
       {"max_message_bytes", kMaxMessageBytes,
        "A client chunk of up to 2 MiB plus framing, twice over."},

@@ -26,6 +26,8 @@ inline constexpr uint64_t kMaxIndexJsonBytes = 128 * kMiB;
 inline constexpr uint64_t kMaxSourceFiles = 10'000;
 // a tokenizer or chat template; weights are not copied as files
 inline constexpr uint64_t kMaxCopiedFileBytes = 1 * kGiB;
+// columns measured for folding, one byte each in the job store: 1T parameters of experts have 400M
+inline constexpr uint64_t kMaxMeasuredColumns = 512 * kMiB;
 // --- rpc ---
 // tensor and artifact chunks sent by the server
 inline constexpr uint64_t kChunkBytes = 1 * kMiB;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "server/base/error.h"
+#include "server/export/export_presinq.h"
 #include "server/export/export_sinq.h"
 
 namespace sinq {
@@ -21,7 +22,8 @@ struct Format {
   std::unique_ptr<Exporter> (*make)();
 };
 
-constexpr std::array kFormats = {Format{"sinq", Make<SinqExporter>}};
+constexpr std::array kFormats = {Format{"sinq", Make<SinqExporter>},
+                                 Format{"bf16-presinq", Make<PresinqExporter>}};
 
 }  // namespace
 
