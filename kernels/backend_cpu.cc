@@ -8,8 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/aux.h"
-#include "kernels/element.h"
+#include "kernels/half.h"
 #include "kernels/kurtosis.h"
+#include "kernels/non_finite.h"
 #include "kernels/sinkhorn.h"
 
 namespace sinq::kernels {
@@ -128,7 +129,7 @@ class Job {
   absl::Status ApplyKurtosisGate() {
     if (!upstream_ || params_.method != Method::kSinq) return absl::OkStatus();
     stats_.kurtosis = Kurtosis(ops_, in_);
-    if (!std::isfinite(stats_.kurtosis)) return FirstNonFinite(0);
+    if (!std::isfinite(stats_.kurtosis)) return NonFiniteElement(in_, 0);
     if (stats_.kurtosis <= kKurtosisGate) return absl::OkStatus();
     stats_.kurtosis_gate_closed = true;
     params_.method = Method::kRtn;
@@ -224,19 +225,6 @@ class Job {
     std::copy_n(arrays_.exact_zero, groups_, arrays_.zero);
   }
 
-  absl::Status FirstNonFinite(int64_t first_row) const {
-    for (int64_t i = first_row; i < in_.rows; ++i) {
-      for (int64_t k = 0; k < in_.cols; ++k) {
-        const float value = ElementAt(in_, i, k);
-        if (std::isfinite(value)) continue;
-        return absl::InvalidArgumentError(absl::StrCat("element [", i, ", ", k, "] is ",
-                                                       std::isnan(value) ? "NaN" : "infinite",
-                                                       "; weights must be finite"));
-      }
-    }
-    return absl::InternalError("a non-finite element was seen but not found again");
-  }
-
   absl::Status Collect(const std::vector<TileOutcome>& outcomes) {
     int64_t bad_row = -1;
     int64_t rounds = 0;
@@ -250,7 +238,7 @@ class Job {
       ++stats_.tiles_by_rounds[static_cast<size_t>(outcome.balance.rounds)];
       rounds += outcome.balance.rounds;
     }
-    if (bad_row >= 0) return FirstNonFinite(bad_row);
+    if (bad_row >= 0) return NonFiniteElement(in_, bad_row);
     stats_.mean_rounds = static_cast<double>(rounds) / static_cast<double>(outcomes.size());
     return absl::OkStatus();
   }
