@@ -11,6 +11,7 @@
 #include "server/export/export_dense.h"
 #include "server/export/export_gptq.h"
 #include "server/export/export_hqq.h"
+#include "server/export/export_presinq.h"
 #include "server/export/export_sinq.h"
 
 namespace sinq {
@@ -33,6 +34,7 @@ constexpr std::array kFormats = {
     Format{"gptq", Make<GptqExporter>},
     Format{"hqq", Make<HqqExporter>},
     Format{"dense", Make<DenseExporter>},
+    Format{"bf16-presinq", Make<PresinqExporter>},
 };
 
 }  // namespace

@@ -60,6 +60,8 @@ class Exporter {
   // Whether a column scale t has a place. False: balancing methods need t folded into the layer
   // before, else it stays 1.
   virtual bool HoldsColumnScale() const = 0;
+  // False: layers stay in their dtype and are only folded; Refusal and Tensors are not called.
+  virtual bool Quantizes() const { return true; }
   // What `symmetric` should be when a recipe leaves it open.
   virtual bool SymmetricByDefault() const { return false; }
   // `requested` as this format stores it: layout and storage of the auxiliaries (aux) are set, the
