@@ -51,6 +51,12 @@ absl::StatusOr<int64_t> ShrunkGroup(const QuantParams& params, int64_t cols) {
                                                     " down to 16 divides in_features = ", cols));
 }
 
+absl::Status CheckSquares(const QuantParams& params, int64_t rows, int64_t group) {
+  if (params.tiling == Tiling::k1D || rows % group == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("tiling 2D needs out_features = ", rows,
+                                                    " to be a multiple of group_size = ", group));
+}
+
 // For readers that take one group size for all layers of a kind.
 absl::StatusOr<int64_t> WholeGroup(const QuantParams& params, int64_t cols) {
   const int64_t group = params.group_size;
@@ -180,8 +186,9 @@ absl::StatusOr<Planes> GgufPlanes(const QuantParams& params, int64_t rows, int64
 
 absl::StatusOr<Planes> DensePlanes(const QuantParams& params, int64_t rows, int64_t cols,
                                    PlaneDtype dense) {
-  if (const absl::StatusOr<int64_t> group = ShrunkGroup(params, cols); !group.ok())
-    return group.status();
+  const absl::StatusOr<int64_t> group = ShrunkGroup(params, cols);
+  if (!group.ok()) return group.status();
+  if (absl::Status status = CheckSquares(params, rows, *group); !status.ok()) return status;
   return Planes{Plane(PlaneKind::kDense, dense, {rows, cols})};
 }
 
@@ -226,11 +233,8 @@ absl::StatusOr<std::vector<PlaneSpec>> NativePlanes(const QuantParams& params, i
   const absl::StatusOr<int64_t> shrunk = ShrunkGroup(params, cols);
   if (!shrunk.ok()) return shrunk.status();
   const int64_t group = *shrunk;
+  if (absl::Status status = CheckSquares(params, rows, group); !status.ok()) return status;
   const bool tiles_2d = params.tiling == Tiling::k2D;
-  if (tiles_2d && rows % group != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("tiling 2D needs out_features = ", rows,
-                                                      " to be a multiple of group_size = ", group));
-  }
   const int64_t group_rows = rows * (cols / group);
   const CodePacking& packing = PackingFor(params.bits);
   const int64_t per_word = packing.codes_per_word;
