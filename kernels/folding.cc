@@ -82,7 +82,7 @@ absl::Status FoldMatrix(const MatrixView& in, WeightDtype dtype, absl::Span<std:
   for (int64_t row = 0; row < in.rows; ++row) {
     for (int64_t col = 0; col < in.cols; ++col) {
       const float value = ElementAt(in, row, col);
-      if (!std::isfinite(RoundTo(dtype, value))) {
+      if (!std::isfinite(value) || !std::isfinite(RoundTo(dtype, value))) {
         return absl::InvalidArgumentError(
             absl::StrCat("element [", row, ", ", col, "] is not finite once folded"));
       }

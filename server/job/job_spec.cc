@@ -203,11 +203,13 @@ class StrictReader {
 };
 
 json RecipeObject(const JobSpec& spec) {
-  return {{"method", spec.method},       {"profile", spec.profile},
-          {"format", spec.format},       {"aux", spec.aux},
-          {"bits", spec.bits},           {"group_size", spec.group_size},
-          {"symmetric", spec.symmetric}, {"include", spec.include},
-          {"exclude", spec.exclude}};
+  json recipe = {{"method", spec.method},       {"profile", spec.profile},
+                 {"format", spec.format},       {"aux", spec.aux},
+                 {"bits", spec.bits},           {"group_size", spec.group_size},
+                 {"symmetric", spec.symmetric}, {"include", spec.include},
+                 {"exclude", spec.exclude}};
+  if (spec.fold != "auto") recipe["fold"] = spec.fold;
+  return recipe;
 }
 
 }  // namespace
@@ -228,6 +230,7 @@ absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
   CheckChoice("profile", spec.profile, {"default", "upstream"}, &violations);
   CheckChoice("format", spec.format, {"sinq", "bf16-presinq"}, &violations);
   CheckChoice("aux", spec.aux, {"u8", "f16"}, &violations);
+  CheckChoice("fold", spec.fold, {"auto", "off"}, &violations);
   CheckNumber("bits", spec.bits, {2, 3, 4, 5, 6, 8}, &violations);
   CheckNumber("group_size", spec.group_size, {32, 64, 128}, &violations);
   if (spec.symmetric && spec.bits == 2 && spec.profile == "upstream") {
@@ -266,6 +269,7 @@ absl::StatusOr<JobSpec> JobSpecFromJson(absl::string_view text) {
   reader.Read("symmetric", &spec.symmetric);
   reader.Read("include", &spec.include);
   reader.Read("exclude", &spec.exclude);
+  if (object->contains("fold")) reader.Read("fold", &spec.fold);
   if (absl::Status status = reader.Finish(); !status.ok()) return status;
   return spec;
 }
