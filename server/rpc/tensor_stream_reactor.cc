@@ -73,6 +73,10 @@ TensorStreamReactor::Actions TensorStreamReactor::Decide() {
   if (over) {
     if (tasks_ > 0 || writing_) return actions;
     finished_ = actions.finish = true;
+    // Its memory is free before the client hears of the end.
+    arriving_ = nullptr;
+    ready_.clear();
+    buffers_.GiveUpIdle();
     actions.status = ToGrpcStatus(
         status_.ok() && Cancelled() ? absl::CancelledError("the client went away") : status_);
     ObserveRpc(context_.metrics, "QuantizeTensors", actions.status.error_code(), begin_);

@@ -31,7 +31,7 @@ absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress pr
 
 void Pipeline::ReadAhead(const std::set<std::string>& finished, Cancelled cancelled) {
   for (const PlannedTensor& tensor : context_.plan.tensors) {
-    if (tensor.action == TensorAction::kDrop || finished.contains(tensor.source.name)) continue;
+    if (!HasUnit(context_.phase, tensor) || finished.contains(tensor.source.name)) continue;
     AwaitRoom();
     if (cancelled()) return Fail(absl::CancelledError("stopped between tensors"));
     // Here and not on a worker: one that waits for memory would hold up those that have it.
@@ -66,7 +66,7 @@ void Pipeline::Submit(std::shared_ptr<Item> item, Cancelled cancelled) {
     ++in_flight_;
   }
   WorkerTask task;
-  if (item->tensor.action == TensorAction::kQuantize) {
+  if (NeedsBackend(context_.phase, item->tensor)) {
     task.compute = [this, item, cancelled](const kernels::Backend& backend) {
       return Compute(*item, backend, cancelled);
     };
@@ -81,7 +81,8 @@ absl::Status Pipeline::Compute(Item& item, const kernels::Backend& backend, Canc
   // After a failure the rest is only gone through, so that its memory is given back.
   if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
   const auto begin = std::chrono::steady_clock::now();
-  absl::Status status = QuantizeUnit(item.tensor, backend, item.memory, cancelled, &item.stats);
+  absl::Status status =
+      ComputeUnit(context_, item.tensor, backend, item.memory, cancelled, &item.stats);
   item.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return status;
 }
@@ -94,7 +95,7 @@ void Pipeline::Finish(Item& item, const absl::Status& computed, absl::string_vie
   if (!record.ok()) {
     Fail(record.status());
   } else {
-    if (item.tensor.action == TensorAction::kQuantize) Count(item, worker_kind);
+    if (record->quantized) Count(item, worker_kind);
     Done(item.tensor, *std::move(record));
   }
   MutexLock lock(&mutex_);
@@ -103,8 +104,11 @@ void Pipeline::Finish(Item& item, const absl::Status& computed, absl::string_vie
 
 absl::StatusOr<UnitRecord> Pipeline::Write(Item& item, Cancelled cancelled) {
   if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
+  if (context_.phase == Phase::kMeasure) return MeasuredUnit(item.tensor, item.memory);
   if (item.tensor.action == TensorAction::kCopy)
     return CopyUnit(context_, item.tensor, item.memory, cancelled);
+  if (item.tensor.action == TensorAction::kFold)
+    return FoldUnit(context_, item.tensor, item.memory);
   return WriteUnit(context_, item.tensor, item.memory, item.stats);
 }
 
@@ -116,12 +120,14 @@ void Pipeline::Fail(const absl::Status& status) {
 }
 
 void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
-  metrics_.Add("sinq_tensors_total", 1, {{"action", std::string(ActionName(tensor.action))}});
+  const bool measured = context_.phase == Phase::kMeasure;
+  const absl::string_view action = measured ? "measure" : ActionName(tensor.action);
+  metrics_.Add("sinq_tensors_total", 1, {{"action", std::string(action)}});
   metrics_.Add("sinq_weight_bytes_in_total", static_cast<double>(tensor.source.size_bytes),
                {{"source", "file"}});
   double bytes_out = 0;
   for (const OutputRange& range : tensor.outputs)
-    bytes_out += static_cast<double>(range.tensor.size_bytes);
+    bytes_out += measured ? 0 : static_cast<double>(range.tensor.size_bytes);
   metrics_.Add("sinq_weight_bytes_out_total", bytes_out, {{"sink", "dir"}});
   checkpointer_.Add(tensor, std::move(record));
   MutexLock lock(&mutex_);

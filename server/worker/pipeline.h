@@ -1,5 +1,5 @@
-// Reads ahead, computes and writes all unfinished tensors of a plan at once, within the memory
-// budget.
+// Reads ahead, computes and writes all unfinished tensors of one phase of a plan at once, within the
+// memory budget.
 #ifndef SINQ_SERVER_WORKER_PIPELINE_H_
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 
@@ -31,8 +31,8 @@ class Pipeline {
         metrics_(metrics),
         on_progress_(on_progress) {}
 
-  // All tensors but those named in `finished`. The first error, or Cancelled once `stopped` is
-  // true.
+  // All units of the context's phase but the tensors named in `finished`. The first error, or
+  // Cancelled once `stopped` is true.
   absl::Status Run(const std::set<std::string>& finished, JobProgress progress,
                    absl::FunctionRef<bool()> stopped);
   JobProgress progress() const;
