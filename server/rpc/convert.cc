@@ -86,6 +86,8 @@ sinq::v1::TensorAction ToProto(TensorAction action) {
       return sinq::v1::TENSOR_ACTION_COPY;
     case TensorAction::kDrop:
       return sinq::v1::TENSOR_ACTION_DROP;
+    case TensorAction::kFold:
+      return sinq::v1::TENSOR_ACTION_FOLD;
   }
   return sinq::v1::TENSOR_ACTION_UNSPECIFIED;
 }
