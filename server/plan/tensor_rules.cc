@@ -25,7 +25,7 @@ constexpr std::array kNameRules = {
     NameRule{"token_type_embeddings", "embedding: looked up by row, not multiplied"},
     NameRule{"embeddings", "embedding: looked up by row, not multiplied"},
     NameRule{"lm_head", "output head: engines expect it dense"},
-    NameRule{"output", "output head: engines expect it dense"},
+    NameRule{"output.weight", "output head: engines expect it dense"},
     NameRule{"router", "router: engines expect it dense"},
     NameRule{"shared_expert_gate", "router: engines expect it dense"},
     NameRule{"mlp.gate.weight", "router: engines expect it dense"},
