@@ -42,8 +42,8 @@ FOLDED = [
     ("folded, asymmetric, compressed-tensors", ["--format", "compressed-tensors", "--fold", "on"]),
     ("unfolded, symmetric, compressed-tensors", ["--format", "compressed-tensors", "--fold", "off", "--symmetric"]),
 ]
-THEIRS = [("authors, RTN", "rtn"), ("authors, HQQ", "hqq"), ("authors, SINQ + HQQ", "sinq_hqq"), ("authors, SINQ", "sinq")]
 BASELINE = "authors, SINQ"
+THEIRS = [("authors, RTN", "rtn"), ("authors, HQQ", "hqq"), ("authors, SINQ + HQQ", "sinq_hqq"), (BASELINE, "sinq")]
 
 
 class LanguageModel:
@@ -121,7 +121,8 @@ def table(subject, rows):
     base = next(figures[key] for name, _, figures in rows if name == BASELINE)
     for name, size, figures in rows:
         values = [f"{figures[field]:.5f}" for field in subject.fields.values()]
-        lines.append("| " + " | ".join([name, f"{size:.3f}", *values, f"{100 * (figures[key] / base - 1):+.1f} %"]) + " |")
+        change = f"{100 * (figures[key] / base - 1):+.1f} %"
+        lines.append("| " + " | ".join([name, f"{size:.3f}", *values, change]) + " |")
     return "\n".join(lines)
 
 

