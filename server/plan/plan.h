@@ -12,12 +12,18 @@
 #include "kernels/quant_params.h"
 #include "server/export/exporter.h"
 #include "server/job/job_spec.h"
+#include "server/plan/fold_pair.h"
 #include "server/source/model_source.h"
 
 namespace sinq {
 
-enum class TensorAction : uint8_t { kQuantize, kCopy, kDrop };
-absl::string_view ActionName(TensorAction action);  // "quantize", "copy", "drop"
+// kFold: stays in a storage dtype, but is multiplied by folded column scales or freed of FP8 block
+// scales.
+enum class TensorAction : uint8_t { kQuantize, kCopy, kDrop, kFold };
+absl::string_view ActionName(TensorAction action);  // "quantize", "copy", "drop", "fold"
+
+// Units inside a phase are independent; a phase starts when all of the one before is durable.
+enum class Phase : uint8_t { kMeasure, kQuantize };
 
 // Where one output tensor goes.
 struct OutputRange {
@@ -30,10 +36,20 @@ struct PlannedTensor {
   SourceTensor source;
   TensorAction action = TensorAction::kCopy;
   std::string reason;           // a sentence for people, always set
-  kernels::QuantParams params;  // kQuantize: effective group size and aux
-  int scale_tensor = -1;        // kQuantize of FP8: index of its weight_scale_inv in Plan::tensors
-  std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy: one; kDrop: none
+  kernels::QuantParams params;  // kQuantize: adapted to the format, effective group size and aux
+  int scale_tensor = -1;  // kQuantize, kFold of FP8: index of its weight_scale_inv in Plan::tensors
+  std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy, kFold: one; kDrop: none
+  bool measured = false;             // a unit of Phase::kMeasure, too
+  // Indexes into Plan::fold.pairs, -1 for none: whose scale divides the columns, whose scale
+  // multiplies the rows (of a vector: its elements).
+  int fold_columns = -1, fold_rows = -1;
+
+  bool is_folded() const { return fold_columns >= 0 || fold_rows >= 0; }
 };
+
+bool HasUnit(Phase phase, const PlannedTensor& tensor);
+// Key of a finished unit in the job store.
+std::string UnitName(Phase phase, const PlannedTensor& tensor);
 
 struct PlannedFile {
   std::string name;  // "model-00001-of-00002.safetensors"
@@ -43,7 +59,7 @@ struct PlannedFile {
 
 struct PlannedExtra {
   OutputRange range;
-  std::string content;
+  std::shared_ptr<const std::string> content;  // layers of one shape share it
 };
 
 struct Plan {
@@ -52,7 +68,9 @@ struct Plan {
   std::vector<PlannedExtra> extras;
   std::vector<SideFile> side_files;   // config.json, index, sidecar: written whole
   std::vector<AuxFile> copied_files;  // tokenizer and others
-  uint64_t source_bytes = 0;          // tensor bytes read
+  FoldPlan fold;
+  uint64_t source_bytes = 0;          // tensor bytes of the source, each read once ...
+  uint64_t measured_bytes = 0;        // ... and of these once more, before
   uint64_t output_bytes = 0;          // shards + side files + copied files
   uint64_t peak_memory_bytes =
       0;  // upper bound of buffers at once for the given budget and workers

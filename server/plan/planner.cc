@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "absl/strings/match.h"
@@ -9,6 +10,8 @@
 #include "server/base/error.h"
 #include "server/base/limits.h"
 #include "server/base/sha256.h"
+#include "server/plan/fold_plan.h"
+#include "server/plan/model_shape.h"
 #include "server/plan/plan.h"
 #include "server/plan/shard_layout.h"
 #include "server/plan/source_model.h"
@@ -25,6 +28,7 @@ kernels::QuantParams ParamsOf(const JobSpec& spec) {
   kernels::ParseMethod(spec.method, &params.method);
   kernels::ParseProfile(spec.profile, &params.profile);
   kernels::ParseAux(spec.aux, &params.aux);
+  kernels::ParseTiling(spec.tiling, &params.tiling);
   params.bits = spec.bits;
   params.group_size = spec.group_size;
   params.symmetric = spec.symmetric;
@@ -35,17 +39,18 @@ class Planner {
  public:
   Planner(const JobSpec& spec, const ModelSource& source, const Exporter& exporter,
           const PlanOptions& options)
-      : params_(ParamsOf(spec)),
-        spec_(spec),
-        source_(source),
-        exporter_(exporter),
-        options_(options) {}
+      : spec_(spec), source_(source), exporter_(exporter), options_(options) {}
 
   absl::StatusOr<Plan> Run() {
-    if (absl::Status status = kernels::Validate(params_); !status.ok()) return status;
     const absl::StatusOr<SourceModel> model = ReadSourceModel(source_);
     if (!model.ok()) return model.status();
+    const absl::StatusOr<kernels::QuantParams> params =
+        exporter_.Adapt(ParamsOf(spec_), model->compute_dtype);
+    if (!params.ok()) return params.status();
+    params_ = *params;
+    if (absl::Status status = kernels::Validate(params_); !status.ok()) return status;
     if (absl::Status status = DecideTensors(); !status.ok()) return status;
+    AddExtras();
     PlaceTensors();
     if (absl::Status status = AddSideFiles(model->compute_dtype); !status.ok()) return status;
     if (absl::Status status = CheckNames(); !status.ok()) return status;
@@ -64,6 +69,9 @@ class Planner {
     for (PlannedTensor& tensor : plan_.tensors) {
       if (absl::Status status = Decide(tensor, *filter); !status.ok()) return status;
     }
+    if (!exporter_.HoldsColumnScale()) {
+      if (absl::Status status = Fold(); !status.ok()) return status;
+    }
     DropUsedScales();
     return filter->CheckAllMatched();
   }
@@ -72,19 +80,23 @@ class Planner {
     std::optional<std::string> reason =
         ReasonToCopy(tensor.source, !source_.config_json().has_value());
     if (!reason) reason = filter.ReasonToCopy(tensor.source.name);
+    if (!reason && !exporter_.Quantizes()) return StayDense(tensor);
     if (!reason) {
       const QuantizedLayer layer = LayerOf(tensor.source);
       reason = exporter_.Refusal(layer);
       if (!reason) return Quantize(tensor, layer);
     }
     tensor.reason = *reason;
-    tensor.outputs.push_back(
-        {{tensor.source.name, tensor.source.dtype, tensor.source.shape, tensor.source.size_bytes}});
+    tensor.outputs.push_back({AsItIs(tensor.source)});
     return absl::OkStatus();
   }
 
+  static OutputTensor AsItIs(const SourceTensor& source) {
+    return {source.name, source.dtype, source.shape, source.size_bytes};
+  }
+
   QuantizedLayer LayerOf(const SourceTensor& source) const {
-    return {source.name, source.shape[0], source.shape[1], params_};
+    return {source.name, source.shape[0], source.shape[1], params_, source.dtype};
   }
 
   absl::Status Quantize(PlannedTensor& tensor, const QuantizedLayer& layer) {
@@ -109,6 +121,92 @@ class Planner {
     if (tensor.params.aux != params_.aux)
       absl::StrAppend(&reason, "; f16 scales, because their number is not a multiple of 32");
     return reason;
+  }
+
+  // A layer that is balanced for a later quantizer.
+  absl::Status StayDense(PlannedTensor& tensor) {
+    tensor.params = params_;
+    tensor.params.group_size =
+        kernels::EffectiveGroupSize(tensor.source.shape[1], params_.group_size);
+    tensor.reason = "linear layer";
+    return WriteFolded(tensor);
+  }
+
+  // Makes it a tensor of one plane that the worker computes: FP8 becomes BF16.
+  absl::Status WriteFolded(PlannedTensor& tensor) {
+    if (absl::Status status = FindBlockScales(tensor); !status.ok()) return status;
+    tensor.action = TensorAction::kFold;
+    OutputTensor output = AsItIs(tensor.source);
+    if (output.dtype == "F8_E4M3") {
+      output.dtype = "BF16";
+      output.size_bytes *= 2;
+      absl::StrAppend(&tensor.reason, "; FP8 with its block scales becomes BF16");
+    }
+    tensor.outputs = {{std::move(output)}};
+    return absl::OkStatus();
+  }
+
+  absl::Status Fold() {
+    if (spec_.fold == "off") {
+      plan_.fold.note = "no column scale is folded: the recipe says off";
+    } else {
+      const absl::StatusOr<ModelShape> shape = ReadModelShape(source_.config_json());
+      if (!shape.ok()) return shape.status();
+      absl::StatusOr<FoldPlan> fold = FindFolds(*shape, plan_.tensors);
+      if (!fold.ok()) return fold.status();
+      plan_.fold = *std::move(fold);
+    }
+    // Before any dense tensor is made foldable.
+    for (const FoldPair& pair : plan_.fold.pairs) MarkMeasured(pair);
+    for (size_t i = 0; i < plan_.fold.pairs.size(); ++i) {
+      if (absl::Status status = ApplyPair(static_cast<int>(i)); !status.ok()) return status;
+    }
+    for (PlannedTensor& tensor : plan_.tensors) ExplainUnfolded(tensor);
+    return absl::OkStatus();
+  }
+
+  void MarkMeasured(const FoldPair& pair) {
+    if (!pair.folded()) return;
+    for (const int index : pair.consumers) {
+      PlannedTensor& tensor = plan_.tensors[static_cast<size_t>(index)];
+      tensor.measured = IsMeasurable(tensor);
+    }
+  }
+
+  absl::Status ApplyPair(int number) {
+    const FoldPair& pair = plan_.fold.pairs[static_cast<size_t>(number)];
+    if (!pair.folded()) return absl::OkStatus();
+    for (const int index : pair.consumers) {
+      PlannedTensor& tensor = plan_.tensors[static_cast<size_t>(index)];
+      tensor.fold_columns = number;
+      absl::StrAppend(&tensor.reason, "; columns divided by the scale folded into ", pair.name);
+      if (absl::Status status = MakeFoldable(tensor); !status.ok()) return status;
+    }
+    for (const int index : {pair.producer, pair.bias}) {
+      if (index < 0) continue;
+      PlannedTensor& tensor = plan_.tensors[static_cast<size_t>(index)];
+      tensor.fold_rows = number;
+      const PlannedTensor& first = plan_.tensors[static_cast<size_t>(pair.consumers.front())];
+      absl::StrAppend(&tensor.reason, "; multiplied by the column scale of ", first.source.name);
+      if (pair.consumers.size() > 1)
+        absl::StrAppend(&tensor.reason, " and ", pair.consumers.size() - 1, " more");
+      if (absl::Status status = MakeFoldable(tensor); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeFoldable(PlannedTensor& tensor) {
+    return tensor.action == TensorAction::kCopy ? WriteFolded(tensor) : absl::OkStatus();
+  }
+
+  // A layer whose column scale has no place, and a dense one that nothing is folded into.
+  static void ExplainUnfolded(PlannedTensor& tensor) {
+    if (tensor.action == TensorAction::kQuantize && tensor.fold_columns < 0 &&
+        kernels::Balances(tensor.params.method))
+      absl::StrAppend(&tensor.reason, "; without a column scale, because it cannot be folded");
+    if (tensor.action != TensorAction::kFold || tensor.is_folded()) return;
+    absl::StrAppend(&tensor.reason, "; nothing is folded into it");
+    if (tensor.source.dtype != "F8_E4M3") tensor.action = TensorAction::kCopy;
   }
 
   // The 128 x 128 block factors of an FP8 weight, if the checkpoint has them.
@@ -140,22 +238,33 @@ class Planner {
     }
   }
 
-  // One output shard for each source shard.
-  void PlaceTensors() {
+  void AddExtra(ExtraTensor extra, int file_index) {
+    auto& content = contents_[extra.content];
+    if (content == nullptr) content = std::make_shared<const std::string>(extra.content);
+    plan_.extras.push_back({{std::move(extra.tensor), file_index}, content});
+  }
+
+  void AddExtras() {
     std::vector<std::string> names;
     for (const PlannedTensor& tensor : plan_.tensors) {
       for (const OutputRange& range : tensor.outputs) names.push_back(range.tensor.name);
+      if (tensor.action != TensorAction::kQuantize) continue;
+      for (ExtraTensor& extra : exporter_.LayerExtras(LayerOf(tensor.source)))
+        AddExtra(std::move(extra), tensor.source.file_index);
     }
-    for (ExtraTensor& extra : exporter_.ExtraTensors(names)) {
-      plan_.extras.push_back({{std::move(extra.tensor)}, std::move(extra.content)});
-    }
+    for (ExtraTensor& extra : exporter_.ExtraTensors(names)) AddExtra(std::move(extra), 0);
+  }
+
+  // One output shard for each source shard.
+  void PlaceTensors() {
     const size_t shards = std::max<size_t>(source_.files().size(), 1);
     std::vector<std::vector<OutputRange*>> ranges(shards);
     for (PlannedTensor& tensor : plan_.tensors) {
       for (OutputRange& range : tensor.outputs)
         ranges[static_cast<size_t>(tensor.source.file_index)].push_back(&range);
     }
-    for (PlannedExtra& extra : plan_.extras) ranges[0].push_back(&extra.range);
+    for (PlannedExtra& extra : plan_.extras)
+      ranges[static_cast<size_t>(extra.range.file_index)].push_back(&extra.range);
     std::vector<std::vector<OutputRange*>> used;
     for (auto& shard : ranges) {
       if (!shard.empty()) used.push_back(std::move(shard));
@@ -184,12 +293,14 @@ class Planner {
   }
 
   absl::Status AddSideFiles(absl::string_view compute_dtype) {
-    std::vector<QuantizedLayer> layers;
+    ExportedModel model{source_.config_json(), std::string(compute_dtype), {}, {}};
     for (const PlannedTensor& tensor : plan_.tensors) {
-      if (tensor.action == TensorAction::kQuantize) layers.push_back(LayerOf(tensor.source));
+      if (tensor.action == TensorAction::kQuantize)
+        model.layers.push_back(LayerOf(tensor.source));
+      else if (tensor.action != TensorAction::kDrop && IsLinear(tensor.source))
+        model.dense_linears.push_back(tensor.source.name);
     }
-    absl::StatusOr<std::vector<SideFile>> files =
-        exporter_.SideFiles(source_.config_json(), compute_dtype, layers);
+    absl::StatusOr<std::vector<SideFile>> files = exporter_.SideFiles(model);
     if (!files.ok()) return files.status();
     plan_.side_files = *std::move(files);
     plan_.side_files.push_back(Index());
@@ -202,14 +313,20 @@ class Planner {
     std::set<std::string> names;
     for (const PlannedTensor& tensor : plan_.tensors) {
       for (const OutputRange& range : tensor.outputs) {
-        if (names.insert(range.tensor.name).second) continue;
-        return MakeError(absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
-                         absl::StrCat("Two tensors of the output would be called ",
-                                      range.tensor.name, "; exclude one of their sources."),
-                         {{"tensor", range.tensor.name}});
+        if (!names.insert(range.tensor.name).second) return SameName(range.tensor.name);
       }
     }
+    for (const PlannedExtra& extra : plan_.extras) {
+      if (!names.insert(extra.range.tensor.name).second) return SameName(extra.range.tensor.name);
+    }
     return absl::OkStatus();
+  }
+
+  static absl::Status SameName(const std::string& name) {
+    return MakeError(absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
+                     absl::StrCat("Two tensors of the output would be called ", name,
+                                  "; exclude one of their sources."),
+                     {{"tensor", name}});
   }
 
   void AddTotals() {
@@ -217,9 +334,12 @@ class Planner {
     std::vector<uint64_t> working_bytes;
     for (const PlannedTensor& tensor : plan_.tensors) {
       plan_.source_bytes += tensor.source.size_bytes;
-      if (tensor.action != TensorAction::kQuantize) continue;
+      if (tensor.measured) plan_.measured_bytes += tensor.source.size_bytes;
       uint64_t out_bytes = 0;
       for (const OutputRange& range : tensor.outputs) out_bytes += range.tensor.size_bytes;
+      if (tensor.action == TensorAction::kFold)
+        working_bytes.push_back(tensor.source.size_bytes + out_bytes);
+      if (tensor.action != TensorAction::kQuantize) continue;
       quantized_bytes += out_bytes;
       plan_.quantized_weights += static_cast<uint64_t>(tensor.source.shape[0]) *
                                  static_cast<uint64_t>(tensor.source.shape[1]);
@@ -235,7 +355,8 @@ class Planner {
     }
     const uint64_t largest =
         working_bytes.empty() ? 0 : *std::max_element(working_bytes.begin(), working_bytes.end());
-    plan_.peak_memory_bytes = std::max(options_.memory_budget_bytes, largest);
+    plan_.peak_memory_bytes =
+        std::max(options_.memory_budget_bytes, largest) + FoldMemoryBytes(plan_.fold);
   }
 
   std::string Digest() const {
@@ -247,6 +368,8 @@ class Planner {
     add(RecipeToJson(spec_));
     for (const PlannedTensor& tensor : plan_.tensors)
       add(absl::StrCat(tensor.source.name, "\n", ActionName(tensor.action), "\n", tensor.reason));
+    add(plan_.fold.note);
+    for (const FoldPair& pair : plan_.fold.pairs) add(FoldPairText(pair));
     for (const PlannedFile& file : plan_.files) {
       add(file.name);
       add(file.header);
@@ -260,12 +383,13 @@ class Planner {
     return digest.HexDigest();
   }
 
-  const kernels::QuantParams params_;
   const JobSpec& spec_;
   const ModelSource& source_;
   const Exporter& exporter_;
   const PlanOptions& options_;
+  kernels::QuantParams params_;  // adapted to the format
   std::map<std::string, size_t> index_;
+  std::map<std::string, std::shared_ptr<const std::string>> contents_;  // of the extra tensors
   Plan plan_;
 };
 

@@ -138,9 +138,8 @@ class Attempt {
     }
     for (const PlannedExtra& extra : plan_.extras) {
       const PlannedFile& file = plan_.files[static_cast<size_t>(extra.range.file_index)];
-      if (absl::Status status = sink_->WriteAt(file.name, extra.range.offset, Bytes(extra.content));
-          !status.ok())
-        return status;
+      absl::Status status = sink_->WriteAt(file.name, extra.range.offset, Bytes(*extra.content));
+      if (!status.ok()) return status;
     }
     return absl::OkStatus();
   }
