@@ -6,6 +6,11 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "server/base/error.h"
+#include "server/export/export_awq.h"
+#include "server/export/export_compressed_tensors.h"
+#include "server/export/export_dense.h"
+#include "server/export/export_gptq.h"
+#include "server/export/export_hqq.h"
 #include "server/export/export_presinq.h"
 #include "server/export/export_sinq.h"
 
@@ -22,8 +27,15 @@ struct Format {
   std::unique_ptr<Exporter> (*make)();
 };
 
-constexpr std::array kFormats = {Format{"sinq", Make<SinqExporter>},
-                                 Format{"bf16-presinq", Make<PresinqExporter>}};
+constexpr std::array kFormats = {
+    Format{"sinq", Make<SinqExporter>},
+    Format{"compressed-tensors", Make<CompressedTensorsExporter>},
+    Format{"awq", Make<AwqExporter>},
+    Format{"gptq", Make<GptqExporter>},
+    Format{"hqq", Make<HqqExporter>},
+    Format{"dense", Make<DenseExporter>},
+    Format{"bf16-presinq", Make<PresinqExporter>},
+};
 
 }  // namespace
 

@@ -28,6 +28,7 @@ kernels::QuantParams ParamsOf(const JobSpec& spec) {
   kernels::ParseMethod(spec.method, &params.method);
   kernels::ParseProfile(spec.profile, &params.profile);
   kernels::ParseAux(spec.aux, &params.aux);
+  kernels::ParseTiling(spec.tiling, &params.tiling);
   params.bits = spec.bits;
   params.group_size = spec.group_size;
   params.symmetric = spec.symmetric;
