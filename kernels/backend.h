@@ -1,12 +1,14 @@
 // The seam between the service and the arithmetic. One implementation per device kind:
-// backend_cpu.cc, later backend_cuda.cu.
+// backend_cpu.cc, backend_cuda.cc.
 #ifndef SINQ_KERNELS_BACKEND_H_
 #define SINQ_KERNELS_BACKEND_H_
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -51,6 +53,18 @@ class HostMemory {
   virtual void Free(std::byte* memory, size_t size_bytes) = 0;
 };
 
+// What a device holds and did, since the backend was made. All zero for the CPU.
+struct DeviceStats {
+  uint64_t total_bytes = 0;     // of the device
+  uint64_t used_bytes = 0;      // by anybody, now
+  uint64_t reserved_bytes = 0;  // by this backend, for as long as it lives
+  uint64_t peak_bytes = 0;      // the most that tensors took of the reserved bytes
+  // Sums over the streams, measured on the device: they overlap.
+  double h2d_seconds = 0, quantize_seconds = 0, d2h_seconds = 0;
+  // Failed device calls by kind; a call that was repeated with less memory counts too.
+  uint64_t out_of_memory_errors = 0, lost_errors = 0, launch_errors = 0;
+};
+
 // What Measure finds out about one way of quantizing a tensor.
 struct Measurement {
   double error = 0;  // sum of (w' - w)^2 in the balanced space, (w / t)
@@ -62,6 +76,16 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual Capabilities GetCapabilities() const = 0;
+  // False once the device is lost, for good: every later call ends with Unavailable.
+  virtual bool healthy() const { return true; }
+  virtual DeviceStats device_stats() const { return {}; }
+  // Whether Quantize knows these (valid) params; if not it answers Unimplemented.
+  virtual bool Supports(const QuantParams& params) const {
+    static_cast<void>(params);
+    return true;
+  }
+  // Where inputs and outputs should lie; null: any memory is as good. Lives as long as the backend.
+  virtual HostMemory* host_memory() const { return nullptr; }
   // Scratch that Quantize needs for this shape, in bytes (without input and outputs).
   virtual size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const = 0;
 
@@ -69,7 +93,9 @@ class Backend {
   // cols, dtype), need no alignment. `cancelled` is asked between tiles; true ends the call with
   // Cancelled. `scratch` has ScratchBytes, 64-byte aligned. InvalidArgument: params invalid, or a
   // NaN or infinity ("element [i, k] is NaN"; the caller adds the tensor's name), or a scale that
-  // F16 cannot hold. Output bytes are unspecified after an error.
+  // F16 cannot hold. Of a device: Unavailable when it is lost, ResourceExhausted when its memory does
+  // not suffice for the smallest piece, Internal when a launch failed; another backend can then do
+  // the tensor, because `in` is never written. Output bytes are unspecified after an error.
   virtual absl::Status Quantize(const MatrixView& in, const QuantParams& params,
                                 absl::Span<std::byte> scratch,
                                 absl::Span<const absl::Span<std::byte>> planes,
@@ -103,8 +129,27 @@ class Backend {
 std::unique_ptr<Backend> MakeCpuBackend();
 // One backend per SIMD target this machine can run (tests compare them).
 std::vector<std::unique_ptr<Backend>> MakeCpuBackendsForAllTargets();
-// NotFound when built without CUDA or no device is present (backend_cuda_absent.cc).
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend();
+
+struct CudaOptions {
+  std::vector<int> devices;  // as the driver numbers them; empty: all
+  int streams = 3;           // tensors in work at once on each device, 1 .. kMaxCudaStreams
+  // Device memory that a backend takes at start and keeps, for all its streams. 0: 80 % of what is
+  // free then.
+  size_t device_budget_bytes = 0;
+  // A tensor is cut into ever smaller panels while the device is short of memory, but not into
+  // panels under this.
+  size_t panel_floor_bytes = size_t{1} << 20;
+};
+// Copy in, compute and copy out overlap with three; more only hide the gaps between small tensors.
+inline constexpr int kMaxCudaStreams = 16;
+// Page-locked host memory that each stream keeps, for callers whose memory is not page-locked.
+inline constexpr size_t kCudaStagingBytes = size_t{16} << 20;
+
+// One backend for each device, in the order of `options.devices`. NotFound when built without CUDA
+// (backend_cuda_absent.cc), or no driver or such a device is present; InvalidArgument for options
+// out of range; ResourceExhausted when the device lacks the memory; FailedPrecondition for a device
+// that is too old.
+absl::StatusOr<std::vector<std::unique_ptr<Backend>>> MakeCudaBackends(const CudaOptions& options);
 
 }  // namespace sinq::kernels
 

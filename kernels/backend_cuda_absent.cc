@@ -3,8 +3,9 @@
 
 namespace sinq::kernels {
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend() {
-  return absl::NotFoundError("this build has no CUDA backend; use --backend cpu");
+absl::StatusOr<std::vector<std::unique_ptr<Backend>>> MakeCudaBackends(const CudaOptions&) {
+  return absl::NotFoundError(
+      "this build has no CUDA backend: use --backend cpu, or build with -DSINQ_CUDA=ON");
 }
 
 }  // namespace sinq::kernels

@@ -39,9 +39,10 @@ struct CudaCopy2D {
 
 // Thread-safe. The current device is a property of the calling thread, as in CUDA: call UseDevice
 // first on every thread. Errors: ResourceExhausted when memory does not suffice (the caller may try
-// again with less), Unavailable when the device or the driver is lost (sticky: every later call on
-// that device fails the same way), NotFound when there is no driver or no such device, Internal for
-// anything else. Messages name the CUDA call and its error name.
+// again with less), Unavailable when the device or the driver is lost or a kernel failed while it
+// ran (sticky: every later call on that device fails the same way), NotFound when there is no
+// driver or no such device, Internal for anything else. Messages name the CUDA call and its error
+// name.
 class CudaRuntime {
  public:
   virtual ~CudaRuntime() = default;
@@ -62,6 +63,8 @@ class CudaRuntime {
   virtual absl::StatusOr<CudaEvent> CreateEvent() = 0;
   virtual void DestroyEvent(CudaEvent event) = 0;
   virtual absl::Status Record(CudaEvent event, CudaStream stream) = 0;
+  // Waits until all that was in the stream before Record has happened; at once if never recorded.
+  virtual absl::Status SynchronizeEvent(CudaEvent event) = 0;
   // Work put into `stream` later starts after `event`.
   virtual absl::Status WaitFor(CudaStream stream, CudaEvent event) = 0;
   // Both recorded and passed.
@@ -75,12 +78,12 @@ class CudaRuntime {
   virtual absl::Status CopyToHost(void* to, const void* from, size_t size_bytes,
                                   CudaStream stream) = 0;
   virtual absl::Status SetBytes(void* memory, int value, size_t size_bytes, CudaStream stream) = 0;
-  // The error of a kernel launch made through LaunchKernel (cuda_launch.h), as a status.
+  // What a launcher (cuda_steps.h) returned for `step`, as a status.
   virtual absl::Status CheckLaunch(int cuda_error, const char* step) = 0;
 };
 
 // cudart, linked statically. NotFound when the driver is missing or sees no device.
-absl::StatusOr<std::unique_ptr<CudaRuntime>> MakeCudartRuntime();
+absl::StatusOr<std::shared_ptr<CudaRuntime>> MakeCudartRuntime();
 
 }  // namespace sinq::kernels
 

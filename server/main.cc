@@ -43,8 +43,10 @@ constexpr absl::Duration kCallGrace = absl::Seconds(2);  // for open calls once 
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const std::string& kind) {
   if (kind == "cpu") return kernels::MakeCpuBackend();
-  absl::StatusOr<std::unique_ptr<kernels::Backend>> cuda = kernels::MakeCudaBackend();
-  if (cuda.ok() || kind == "cuda") return cuda;
+  absl::StatusOr<std::vector<std::unique_ptr<kernels::Backend>>> cuda =
+      kernels::MakeCudaBackends({});
+  if (cuda.ok()) return std::move(cuda->front());
+  if (kind == "cuda") return cuda.status();
   return kernels::MakeCpuBackend();
 }
 
