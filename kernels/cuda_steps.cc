@@ -108,6 +108,12 @@ CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t co
   return tensor;
 }
 
+bool HasCudaSteps(const QuantParams& params) {
+  const Rounding rounding = RoundingOf(params.method);
+  return !NeedsActivations(params.method) &&
+         (rounding == Rounding::kUniform || HasCodebook(rounding));
+}
+
 bool HasKurtosisGate(const QuantParams& params) {
   return params.profile == Profile::kUpstream && Balances(params.method) &&
          !HasCodebook(RoundingOf(params.method));

@@ -72,6 +72,8 @@ CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols,
                       WeightDtype input = WeightDtype::kBf16);
 // For Backend::MeasureColumns: LaunchBalance alone, which then leaves t in arrays.column.
 CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t cols);
+// Whether these steps cover the method; the others are for the CPU.
+bool HasCudaSteps(const QuantParams& params);
 // Whether LaunchMoments must come first (README.md section 3).
 bool HasKurtosisGate(const QuantParams& params);
 
