@@ -1,9 +1,10 @@
-// CudaBackend without a device: its own code, the device code executed on the CPU, and a runtime that
-// fails on demand. The oracle says which bytes are right.
+// CudaBackend without a device: its own code, the device code executed on the CPU, and a runtime
+// that fails on demand. The oracle says which bytes are right.
 #include "kernels/backend_cuda.h"
 
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -99,7 +100,8 @@ TEST(CudaBackendTest, SameBytesInEveryShapeAndDtype) {
   uint32_t seed = 0;
   for (const QuantParams& params : Sweep()) {
     for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{32, 128}, {97, 64}, {160, 48}}) {
-      const auto dtype = static_cast<WeightDtype>(++seed % 4);
+      ++seed;
+      const auto dtype = static_cast<WeightDtype>(seed % 4);
       const TestMatrix matrix = MakeTestMatrix(rows, cols, dtype, seed);
       if (!PlanesOf(params, rows, cols).ok()) continue;
       EXPECT_EQ(DifferenceFromOracle(rig.backend(), matrix.View(), params), "")
@@ -112,17 +114,18 @@ TEST(CudaBackendTest, SameBytesInEveryShapeAndDtype) {
 TEST(CudaBackendTest, SameBytesInPanelsOfEverySize) {
   uint32_t seed = 100;
   for (const QuantParams& params : Sweep()) {
-    const TestMatrix matrix = MakeTestMatrix(64, 192, static_cast<WeightDtype>(++seed % 4), seed);
+    ++seed;
+    const TestMatrix matrix = MakeTestMatrix(64, 192, static_cast<WeightDtype>(seed % 4), seed);
     const MatrixView in = matrix.View();
     const size_t smallest = SmallestArena(in, params);
-    int last_launches = -1;
+    int last_launches = std::numeric_limits<int>::max();
     for (const size_t bytes : {smallest, smallest * 5 / 4, smallest * 2, 4 * kMiB}) {
       const Rig rig(Tight(bytes));
       EXPECT_EQ(DifferenceFromOracle(rig.backend(), in, params), "")
           << bytes << " bytes, " << DescribeCase(in, params);
       const int launches = rig.runtime->Calls(CudaCall::kLaunch);
-      if (last_launches >= 0) EXPECT_LE(launches, last_launches);
-      if (bytes == smallest) EXPECT_GT(launches, 6) << DescribeCase(in, params);
+      EXPECT_LE(launches, last_launches);
+      EXPECT_GT(launches, bytes == smallest ? 6 : 4) << DescribeCase(in, params);
       last_launches = launches;
     }
   }
@@ -224,8 +227,7 @@ TEST(CudaBackendTest, TwoDevicesWorkSideBySide) {
   std::vector<std::thread> threads;
   for (const std::unique_ptr<Backend>& backend : rig.backends) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 4; ++i)
-        EXPECT_EQ(DifferenceFromOracle(*backend, matrix.View(), {}), "");
+      for (int i = 0; i < 4; ++i) EXPECT_EQ(DifferenceFromOracle(*backend, matrix.View(), {}), "");
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -271,8 +273,8 @@ TEST(CudaBackendFaultTest, LastingShortageEndsAtTheFloor) {
     const absl::Status status = RunBackend(rig.backend(), matrix.View(), {}).status;
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
     const uint64_t tries = rig.backend().device_stats().out_of_memory_errors;
-    if (floor_bytes == 1) EXPECT_GE(tries, 3u);
-    if (floor_bytes == 64 * kMiB) EXPECT_EQ(tries, 1u);
+    EXPECT_GE(tries, floor_bytes == 1 ? 3u : 1u);
+    EXPECT_LE(tries, floor_bytes == 64 * kMiB ? 1u : 12u);
     rig.runtime->Heal();
     EXPECT_EQ(DifferenceFromOracle(rig.backend(), matrix.View(), {}), "");
   }
