@@ -14,21 +14,33 @@ std::map<std::string, OutputFormat> OutputFormats() {
           {"name", OutputFormat::kName}};
 }
 
-void AddRecipe(CLI::App& command, RecipeFlags& recipe) {
-  command.add_option("--method", recipe.method, "sinq, or rtn for no balancing")
-      ->capture_default_str();
-  command.add_option("--bits", recipe.bits, "bits per weight: 2, 3, 4, 5, 6 or 8")
-      ->capture_default_str();
+// Values that this client checks itself; the server knows the methods and formats.
+const std::vector<std::string> kBits = {"2", "3", "4", "5", "6", "8"};
+const std::vector<std::string> kGroupSizes = {"32", "64", "128"};
+
+// Of jobs and of streamed tensors.
+void AddTensorOptions(CLI::App& command, RecipeFlags& recipe) {
+  command.add_option("--method", recipe.method,
+                     "sinq (default), rtn for no balancing; sinqctl capabilities shows all");
   command
-      .add_option("--group-size", recipe.group_size, "weights that share one scale: 32, 64 or 128")
-      ->capture_default_str();
-  command.add_flag("--symmetric", recipe.symmetric, "no zero points");
+      .add_option("--group-size", recipe.group_size,
+                  "weights that share one scale: 32, 64 (default) or 128")
+      ->check(CLI::IsMember(kGroupSizes))
+      ->type_name("N");
+  CLI::Option* symmetric = command.add_flag_callback(
+      "--symmetric", [&recipe] { recipe.symmetric = true; }, "no zero points");
   command
-      .add_option("--profile", recipe.profile,
-                  "default, or upstream to compare with the authors' code")
-      ->capture_default_str();
-  command.add_option("--aux", recipe.aux, "storage of scales and zeros: u8 or f16")
-      ->capture_default_str();
+      .add_flag_callback(
+          "--asymmetric", [&recipe] { recipe.symmetric = false; },
+          "a zero point for each group (default: what suits the format)")
+      ->excludes(symmetric);
+  command.add_option("--profile", recipe.profile,
+                     "default, or upstream to compare with the authors' code");
+  command.add_option("--aux", recipe.aux,
+                     "storage of scales and zeros: u8, f16, bf16 or f32 (default: what suits the "
+                     "format)");
+  command.add_option("--tiling", recipe.tiling, "blocks that are balanced: 1D (default) or 2D")
+      ->check(CLI::IsMember({"1D", "2D"}));
   // allow_extra_args(false): one value per option, so that a positional argument may follow.
   command
       .add_option("--include", recipe.include,
@@ -42,14 +54,65 @@ void AddRecipe(CLI::App& command, RecipeFlags& recipe) {
       ->allow_extra_args(false);
 }
 
+void AddBits(CLI::App& command, RecipeFlags& recipe, bool with_auto) {
+  std::vector<std::string> allowed = kBits;
+  if (with_auto) allowed.push_back("auto");
+  command
+      .add_option("--bits", recipe.bits,
+                  with_auto ? "bits per weight: 2, 3, 4 (default), 5, 6, 8, or auto to choose them "
+                              "for each layer under a target"
+                            : "bits per weight: 2, 3, 4 (default), 5, 6 or 8")
+      ->check(CLI::IsMember(allowed))
+      ->type_name(with_auto ? "N|auto" : "N");
+}
+
+void AddTargets(CLI::App& command, RecipeFlags& recipe) {
+  CLI::Option* rate = command
+                          .add_option("--target-bpw", recipe.target_bits_per_weight,
+                                      "with --bits auto: bits per quantized weight, scales counted")
+                          ->check(CLI::PositiveNumber)
+                          ->type_name("X");
+  command
+      .add_option("--target-size", recipe.target_size,
+                  "with --bits auto: size of the whole output, as 9GiB or 850MB")
+      ->type_name("SIZE")
+      ->excludes(rate);
+}
+
+void AddJobOptions(CLI::App& command, RecipeFlags& recipe) {
+  AddBits(command, recipe, /*with_auto=*/true);
+  AddTargets(command, recipe);
+  AddTensorOptions(command, recipe);
+  command.add_option("--format", recipe.format,
+                     "output format (default " SINQ_DEFAULT_FORMAT
+                     "); sinqctl capabilities shows all");
+  command
+      .add_option("--fold", recipe.fold,
+                  "auto (default): fold column scales that the format cannot store into the layers "
+                  "before; off: do without them")
+      ->check(CLI::IsMember({"auto", "off"}));
+  command
+      .add_option("--activations", recipe.activations,
+                  "a .safetensors file of layer inputs on the server's machine, for asinq and awq")
+      ->type_name("FILE");
+  command
+      .add_option("--gguf-template", recipe.gguf_template,
+                  "a .gguf file of this model on the server's machine, for --format gguf")
+      ->type_name("FILE");
+  command
+      .add_option("--recipe", recipe.file,
+                  "JSON of the API's message Recipe, rules for single tensors included; options "
+                  "given here win over it")
+      ->type_name("FILE");
+}
+
 void AddSource(CLI::App& command, SubmitFlags& flags) {
   command
       .add_option("SOURCE", flags.source,
                   "model directory or .safetensors file on the server's machine; relative paths "
                   "are completed here")
       ->required();
-  AddRecipe(command, flags.recipe);
-  command.add_option("--format", flags.recipe.format, "output format")->capture_default_str();
+  AddJobOptions(command, flags.recipe);
 }
 
 }  // namespace
@@ -102,7 +165,13 @@ CLI::App* CommandLine::AddCommand(const std::string& name, const std::string& de
 void CommandLine::AddJobCommands() {
   CLI::App* submit =
       AddCommand("submit", "Queue a quantization job and print its id",
-                 "sinqctl submit models/tiny --output models/tiny-int4 --bits 4 --wait");
+                 "sinqctl submit models/tiny --output models/tiny-int4 --bits 4 --wait\n"
+                 "  sinqctl submit models/tiny --output models/tiny-ct --format compressed-tensors "
+                 "--group-size 128\n"
+                 "  sinqctl submit models/tiny --output models/tiny-a --method asinq "
+                 "--activations inputs.safetensors\n"
+                 "  sinqctl submit models/tiny --output models/tiny-r --recipe recipe.json\n"
+                 "      with {\"rules\": [{\"pattern\": \"down_proj\", \"bits\": 8}]}");
   AddSource(*submit, flags_.submit);
   submit
       ->add_option("--output", flags_.submit.output, "directory to create on the server's machine")
@@ -118,7 +187,9 @@ void CommandLine::AddJobCommands() {
       ->excludes(wait);
 
   CLI::App* plan = AddCommand("plan", "Show what a job would do; nothing is written",
-                              "sinqctl plan models/tiny --bits 4 -o json");
+                              "sinqctl plan models/tiny --bits 4 -o json\n"
+                              "  sinqctl plan models/tiny --bits auto --target-bpw 4.25\n"
+                              "  sinqctl plan models/tiny --bits auto --target-size 9GiB");
   AddSource(*plan, flags_.plan);
   plan->add_option("--output", flags_.plan.output, "also check this destination")
       ->type_name("DEST");
@@ -172,7 +243,8 @@ void CommandLine::AddFileCommands() {
       ->required()
       ->type_name("FILE");
   quantize->add_flag("--force", flags_.quantize.force, "replace existing files");
-  AddRecipe(*quantize, flags_.quantize.recipe);
+  AddBits(*quantize, flags_.quantize.recipe, /*with_auto=*/false);
+  AddTensorOptions(*quantize, flags_.quantize.recipe);
 }
 
 void CommandLine::AddServerCommands() {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,10 +23,15 @@ struct GlobalFlags {
   bool quiet = false;
 };
 
+// Only what was given: the rest comes from `file`, and then from the server's defaults.
 struct RecipeFlags {
-  std::string method = "sinq", profile = "default", format = "sinq", aux = "u8";
-  int bits = 4, group_size = 64;
-  bool symmetric = false;
+  std::string file;  // JSON of the message Recipe
+  std::string method, profile, format, aux, tiling, fold, activations, gguf_template;
+  std::string bits;         // a number or "auto"
+  std::string target_size;  // "9GiB"
+  double target_bits_per_weight = 0;
+  int group_size = 0;
+  std::optional<bool> symmetric;
   std::vector<std::string> include, exclude;
 };
 

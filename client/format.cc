@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 
 namespace sinq::client {
 
@@ -21,6 +25,25 @@ std::string FormatBytes(int64_t bytes) {
     ++unit;
   }
   return absl::StrFormat("%.1f %s", value, kUnits[unit]);
+}
+
+std::optional<int64_t> ParseBytes(absl::string_view text) {
+  constexpr absl::string_view kPrefixes = "KMGTP";
+  constexpr double kTooLarge = 1152921504606846976.0;  // 2^60
+  const size_t end = text.find_first_not_of("0123456789.");
+  absl::string_view unit = absl::StripAsciiWhitespace(
+      end == absl::string_view::npos ? absl::string_view() : text.substr(end));
+  double value = 0;
+  if (!absl::SimpleAtod(text.substr(0, end), &value)) return std::nullopt;
+  absl::ConsumeSuffix(&unit, "B");
+  if (!unit.empty()) {
+    const double base = absl::ConsumeSuffix(&unit, "i") ? 1024 : 1000;
+    const size_t power = unit.size() == 1 ? kPrefixes.find(unit[0]) : absl::string_view::npos;
+    if (power == absl::string_view::npos) return std::nullopt;
+    value *= std::pow(base, static_cast<double>(power + 1));
+  }
+  if (!(value >= 1 && value < kTooLarge)) return std::nullopt;
+  return static_cast<int64_t>(value);
 }
 
 std::string FormatRate(double bytes_per_second) {

@@ -3,6 +3,7 @@
 #define SINQ_CLIENT_FORMAT_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,9 @@ namespace sinq::client {
 
 // "0 B", "1023 B", "1.5 KiB", "4.0 GiB". Negative values are shown as 0.
 std::string FormatBytes(int64_t bytes);
+// "9GiB", "1.5 MiB", "850MB" (powers of 1000), "4096" (bytes); nothing for other text, or for 0 and
+// sizes of 2^60 bytes and more.
+std::optional<int64_t> ParseBytes(absl::string_view text);
 // "12.3 MiB/s".
 std::string FormatRate(double bytes_per_second);
 // "0.4s", "12s", "3m 05s", "2h 07m", "3d 04h". Negative is shown as "0s", infinite as "-".

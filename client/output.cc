@@ -32,10 +32,24 @@ std::string Percent(const v1::JobProgress& progress) {
                       "%");
 }
 
+std::string WidthText(const v1::Recipe& recipe) {
+  if (recipe.target_bits_per_weight() > 0) {
+    return absl::StrFormat("bits chosen for %g bits per weight", recipe.target_bits_per_weight());
+  }
+  if (recipe.target_size_bytes() > 0)
+    return absl::StrCat("bits chosen for ", FormatBytes(recipe.target_size_bytes()));
+  return absl::StrCat(recipe.bits(), " bits");
+}
+
 std::string RecipeText(const v1::Recipe& recipe) {
-  return absl::StrCat(recipe.method(), ", ", recipe.bits(), " bits, group ", recipe.group_size(),
-                      recipe.symmetric() ? ", symmetric" : "", ", profile ", recipe.profile(),
-                      ", aux ", recipe.aux(), ", format ", recipe.format());
+  std::string text = absl::StrCat(recipe.method(), ", ", WidthText(recipe), ", group ",
+                                  recipe.group_size(), recipe.symmetric() ? ", symmetric" : "",
+                                  ", profile ", recipe.profile(), ", format ", recipe.format());
+  if (!recipe.aux().empty()) absl::StrAppend(&text, ", aux ", recipe.aux());
+  if (recipe.tiling() == "2D") absl::StrAppend(&text, ", tiling 2D");
+  if (recipe.fold() == "off") absl::StrAppend(&text, ", no folding");
+  if (recipe.rules_size() > 0) absl::StrAppend(&text, ", ", recipe.rules_size(), " rules");
+  return text;
 }
 
 std::string BitsText(double bits) { return bits > 0 ? absl::StrFormat("%.3f", bits) : "-"; }
@@ -126,7 +140,11 @@ std::string PlanText(const v1::PlanJobResponse& plan) {
   sums.Add({"quantized weights", absl::StrCat(plan.quantized_weights())});
   sums.Add({"bits per weight", BitsText(plan.effective_bits())});
   sums.Add({"digest", plan.digest()});
-  return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n", sums.Render());
+  Table folds({"FOLDING"});
+  for (const std::string& note : plan.fold_notes()) folds.Add({note});
+  return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n",
+                      plan.fold_notes().empty() ? "" : absl::StrCat(folds.Render(), "\n"),
+                      sums.Render());
 }
 
 std::string ArtifactsText(const v1::ListArtifactsResponse& list) {
@@ -147,6 +165,8 @@ std::string CapabilitiesText(const v1::GetCapabilitiesResponse& c) {
   table.Add({"methods", Joined(c.methods())});
   table.Add({"profiles", Joined(c.profiles())});
   table.Add({"formats", Joined(c.formats())});
+  table.Add({"default format", c.default_format()});
+  table.Add({"tilings", Joined(c.tilings())});
   table.Add({"bits", Joined(c.bits())});
   table.Add({"group sizes", Joined(c.group_sizes())});
   table.Add({"input dtypes", Joined(c.input_dtypes())});

@@ -19,10 +19,14 @@ namespace sinq::kernels {
 absl::Status QuantizeAux(const TileOps& ops, absl::Span<float> values, size_t strands,
                          Profile profile, uint8_t* codes, std::byte* steps, std::byte* minima);
 
-// Stores `values` as F16 and replaces them by the stored ones. InvalidArgument naming `what` on
-// overflow.
-absl::Status StoreF16(const TileOps& ops, absl::Span<float> values, const char* what,
-                      std::byte* out);
+// Stores `values` as F16, BF16 or F32 (u8: F16) and replaces them by the stored ones.
+// InvalidArgument naming `what` on overflow.
+absl::Status StoreValues(const TileOps& ops, absl::Span<float> values, AuxStorage aux,
+                         const char* what, std::byte* out);
+// Bytes of one value stored so.
+constexpr size_t StoredBytes(AuxStorage aux) { return aux == AuxStorage::kF32 ? 4 : 2; }
+// One value rounded to what StoreValues stores.
+float RoundToStored(float value, AuxStorage aux);
 
 }  // namespace sinq::kernels
 

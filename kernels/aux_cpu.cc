@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -18,11 +19,11 @@ void PutF16(float value, std::byte* out, size_t index) {
   std::memcpy(out + 2 * index, &bits, sizeof bits);
 }
 
-absl::Status TooLarge(const char* what, float value) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("a ", what, " of ", value,
-                   " does not fit F16 (largest 65504); exclude this tensor or rescale the model"));
+absl::Status TooLarge(const char* what, float value, const char* limit) {
+  return absl::InvalidArgumentError(absl::StrCat("a ", what, " of ", value, " does not fit ", limit,
+                                                 "; exclude this tensor or rescale the model"));
 }
+constexpr char kF16Limit[] = "F16 (largest 65504)";
 
 struct Grid {
   float minimum = 0, step = 0;                // what the codes are made with
@@ -58,8 +59,8 @@ struct GridArrays {
 constexpr size_t kColumnsAtOnce = 1024;  // of grids: 24 KiB with their ranges
 
 absl::Status CheckRange(float low, float high) {
-  if (!(low >= -kF16Max)) return TooLarge("scale or zero", low);
-  if (!(high <= kF16Max)) return TooLarge("scale or zero", high);
+  if (!(low >= -kF16Max)) return TooLarge("scale or zero", low, kF16Limit);
+  if (!(high <= kF16Max)) return TooLarge("scale or zero", high, kF16Limit);
   return absl::OkStatus();
 }
 
@@ -81,6 +82,35 @@ void EncodeColumns(const TileOps& ops, float* values, size_t count, size_t colum
     ops.encode_aux(values + i * columns, static_cast<int64_t>(count), grids.View(0, false),
                    codes + i * columns);
   }
+}
+
+absl::Status StoreF16(const TileOps& ops, absl::Span<float> values, const char* what,
+                      std::byte* out) {
+  if (ops.store_f16(values.data(), static_cast<int64_t>(values.size()), out))
+    return absl::OkStatus();
+  const auto found = std::find_if(values.begin(), values.end(),
+                                  [](float value) { return !(std::abs(value) < kF16Overflow); });
+  return TooLarge(what, found == values.end() ? kF16Overflow : *found, kF16Limit);
+}
+
+absl::Status StoreBf16(absl::Span<float> values, const char* what, std::byte* out) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float rounded = RoundToBf16(values[i]) + 0.0f;
+    if (!std::isfinite(rounded)) return TooLarge(what, values[i], "BF16");
+    const uint16_t bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(rounded) >> 16);
+    std::memcpy(out + 2 * i, &bits, sizeof bits);
+    values[i] = rounded;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StoreF32(absl::Span<float> values, const char* what, std::byte* out) {
+  for (float& value : values) {
+    value += 0.0f;
+    if (!std::isfinite(value)) return TooLarge(what, value, "F32");
+  }
+  std::memcpy(out, values.data(), sizeof(float) * values.size());
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -106,13 +136,16 @@ absl::Status QuantizeAux(const TileOps& ops, absl::Span<float> values, size_t st
   return absl::OkStatus();
 }
 
-absl::Status StoreF16(const TileOps& ops, absl::Span<float> values, const char* what,
-                      std::byte* out) {
-  if (ops.store_f16(values.data(), static_cast<int64_t>(values.size()), out))
-    return absl::OkStatus();
-  const auto found = std::find_if(values.begin(), values.end(),
-                                  [](float value) { return !(std::abs(value) < kF16Overflow); });
-  return TooLarge(what, found == values.end() ? kF16Overflow : *found);
+float RoundToStored(float value, AuxStorage aux) {
+  if (aux == AuxStorage::kF32) return value;
+  return aux == AuxStorage::kBf16 ? RoundToBf16(value) : RoundToF16(value);
+}
+
+absl::Status StoreValues(const TileOps& ops, absl::Span<float> values, AuxStorage aux,
+                         const char* what, std::byte* out) {
+  if (aux == AuxStorage::kBf16) return StoreBf16(values, what, out);
+  if (aux == AuxStorage::kF32) return StoreF32(values, what, out);
+  return StoreF16(ops, values, what, out);
 }
 
 }  // namespace sinq::kernels

@@ -1,5 +1,5 @@
-// What the CUDA steps keep between kernels: the workspace of a panel of tiles, from LaunchBalance to
-// LaunchFit, and partial results of reductions over a tensor. Internal to the steps.
+// What the CUDA steps keep between kernels: the workspace of a panel of tiles, from LaunchBalance
+// to LaunchFit, and partial results of reductions over a tensor. Internal to the steps.
 #ifndef SINQ_KERNELS_CUDA_PANEL_H_
 #define SINQ_KERNELS_CUDA_PANEL_H_
 

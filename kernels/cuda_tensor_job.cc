@@ -179,7 +179,7 @@ absl::Status CudaTensorJob::ApplyKurtosisGate() {
   if (status = slot_.staging().Flush(); !status.ok()) return status;
   TensorStats& stats = *call_.stats;
   stats.kurtosis = KurtosisOfSums(summary.moments, tensor_.rows, tensor_.cols);
-  if (!std::isfinite(stats.kurtosis)) return NonFiniteElement(call_.in, 0);
+  if (!std::isfinite(stats.kurtosis)) return FirstNonFinite(call_.in, 0);
   if (stats.kurtosis <= kKurtosisGate) return absl::OkStatus();
   stats.kurtosis_gate_closed = true;
   QuantParams params = tensor_.params;
@@ -308,7 +308,7 @@ absl::Status CudaTensorJob::ReadFigures() {
   if (status = slot_.clock().Mark(CudaPhase::kCopyOut); !status.ok()) return status;
   if (status = slot_.staging().Flush(); !status.ok()) return status;
   if (status = slot_.Drain(); !status.ok()) return status;
-  if (const int64_t row = FirstBadRow(outcomes); row >= 0) return NonFiniteElement(call_.in, row);
+  if (const int64_t row = FirstBadRow(outcomes); row >= 0) return FirstNonFinite(call_.in, row);
   if (status = CheckFaults(summary); !status.ok()) return status;
   AddOutcomes(outcomes, *call_.stats);
   call_.stats->relative_error = summary.power == 0 ? 0 : std::sqrt(summary.error / summary.power);

@@ -9,7 +9,7 @@
 
 namespace sinq::kernels {
 
-inline float ElementAt(const MatrixView& in, int64_t row, int64_t col) {
+inline float UnfoldedElementAt(const MatrixView& in, int64_t row, int64_t col) {
   const size_t at = static_cast<size_t>(row * in.cols + col);
   if (in.dtype == WeightDtype::kF32) {
     float value;
@@ -26,6 +26,14 @@ inline float ElementAt(const MatrixView& in, int64_t row, int64_t col) {
   uint16_t bits;
   std::memcpy(&bits, in.data + 2 * at, sizeof bits);
   return in.dtype == WeightDtype::kBf16 ? Bf16ToFloat(bits) : F16ToFloat(bits);
+}
+
+// Folded scales included (README.md section 8).
+inline float ElementAt(const MatrixView& in, int64_t row, int64_t col) {
+  float value = UnfoldedElementAt(in, row, col);
+  if (!in.row_factor.empty()) value *= in.row_factor[static_cast<size_t>(row)];
+  if (!in.column_factor.empty()) value *= in.column_factor[static_cast<size_t>(col)];
+  return value;
 }
 
 }  // namespace sinq::kernels

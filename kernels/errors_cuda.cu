@@ -48,7 +48,8 @@ int LaunchSumErrors(const CudaTensor& tensor, const DeviceArrays& arrays, CudaSt
                       RowBlocks(tensor.rows)};
   const int error =
       LaunchKernel(SumRowBlocksKernel,
-                   BlockPerUnit(p.row_blocks, kThreads, 2 * kChainPiece * sizeof(float)), stream, p);
+                   BlockPerUnit(p.row_blocks, kThreads, 2 * kChainPiece * sizeof(float)), stream,
+                   p);
   if (error != 0) return error;
   return LaunchKernel(SumTensorKernel,
                       BlockPerUnit(1, kThreads, 2 * kChainPiece * sizeof(double)), stream, p);

@@ -1,5 +1,5 @@
-// Scale and zero of one group, by one thread that holds its balanced values: README.md sections 3, 4
-// and 4.1.
+// Scale and zero of one group, by one thread that holds its balanced values: README.md sections 3,
+// 4 and 4.1.
 #ifndef SINQ_KERNELS_FIT_CUDA_CUH_
 #define SINQ_KERNELS_FIT_CUDA_CUH_
 
@@ -128,8 +128,9 @@ __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const GroupRange&
   for (int n = 0; n < 7; ++n) {
     const bool is_range = n % 2 == 0 && n < 6;
     const float shrink = n == 0 ? 1.0f : n == 2 ? 0.9f : 0.8f;
+    if (n == 6) range = best_step;
     GroupFit next = is_range ? RangeCandidate(bounds, shrink, rules)
-                             : StepCandidate<kGroup>(n == 6 ? best_step : range, total, rules);
+                             : StepCandidate<kGroup>(range, total, rules);
     Score(y, rules.top, next);
     if (is_range) {
       range = next;

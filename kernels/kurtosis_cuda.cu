@@ -1,9 +1,9 @@
 // Sums of w, w^2, w^3, w^4 of a tensor on a CUDA device: README.md section 3.
 //
-// Launch shape. A quad of threads takes a row, 4 of its 16 lanes each, and reads it in sectors of 32
-// bytes from one end to the other; four chains of fp64 additions for each lane. The rows' totals are
-// then added in order by four warps of one block, one power each. Rows may come in several ranges:
-// each goes on from where the one before ended.
+// Launch shape. A quad of threads takes a row, 4 of its 16 lanes each, and reads it in sectors of
+// 32 bytes from one end to the other; four chains of fp64 additions for each lane. The rows' totals
+// are then added in order by four warps of one block, one power each. Rows may come in several
+// ranges: each goes on from where the one before ended.
 #include "kernels/cuda_chain.cuh"
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_steps.h"

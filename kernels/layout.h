@@ -29,9 +29,9 @@ const CodePacking& PackingFor(int bits);
 // The arrays that make up one quantized tensor.
 enum class PlaneKind : uint8_t {
   kCodes,        // W_q
-  kColumnScale,  // scale2: F16 [1, K]
+  kColumnScale,  // scale2: [1, K]; tiling 2D: [tiles, 1, g]. F16, or BF16 and F32 as aux says
   kScale,
-  kZero,  // aux f16: F16 [R, 1]; symmetric: zero is F16 [] (one value)
+  kZero,  // aux f16: F16 [R, 1] (2D: [tiles, g, 1]); symmetric: zero is F16 [] (one value)
   kScaleCode,
   kScaleStep,
   kScaleMin,  // aux u8: U8 [32, M/32], F16 [1, M/32], F16 [1, M/32]

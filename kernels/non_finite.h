@@ -1,4 +1,4 @@
-// Names the element that makes a tensor unusable.
+// The error that names the first NaN or infinity of a matrix.
 #ifndef SINQ_KERNELS_NON_FINITE_H_
 #define SINQ_KERNELS_NON_FINITE_H_
 
@@ -7,9 +7,8 @@
 
 namespace sinq::kernels {
 
-// InvalidArgument naming the first NaN or infinity in row-major order, `first_row` being the first
-// row that may hold one. Internal if there is none.
-absl::Status NonFiniteElement(const MatrixView& in, int64_t first_row);
+// InvalidArgument with the first non-finite element from `first_row` on, in row-major order.
+absl::Status FirstNonFinite(const MatrixView& in, int64_t first_row);
 
 }  // namespace sinq::kernels
 

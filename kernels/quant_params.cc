@@ -1,5 +1,6 @@
 #include "kernels/quant_params.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -71,22 +72,141 @@ ZeroRule ZeroRuleOf(const QuantParams& params) {
   }
 }
 
-std::vector<std::string> Violations(const QuantParams& params) {
-  std::vector<std::string> violations;
-  const int b = params.bits;
-  if (b != 2 && b != 3 && b != 4 && b != 5 && b != 6 && b != 8) {
+namespace {
+
+using Sentences = std::vector<std::string>;
+
+void CheckWidths(const QuantParams& params, Sentences& violations) {
+  const int b = params.bits, g = params.group_size;
+  if (b != 2 && b != 3 && b != 4 && b != 5 && b != 6 && b != 8)
     violations.push_back(absl::StrCat("bits must be one of 2, 3, 4, 5, 6, 8; got ", b));
-  }
-  const int g = params.group_size;
-  if (g != 16 && g != 32 && g != 64 && g != 128) {
+  if (g != 16 && g != 32 && g != 64 && g != 128)
     violations.push_back(absl::StrCat("group_size must be one of 32, 64, 128; got ", g));
-  }
   if (params.symmetric && b == 2 && params.profile == Profile::kUpstream) {
     violations.push_back(
         "symmetric with bits 2 has no scale in profile upstream (its divisor is 0); use profile "
-        "default or "
-        "bits 3 or more");
+        "default or bits 3 or more");
   }
+}
+
+void CheckCodebook(const QuantParams& params, Sentences& violations) {
+  const Rounding rounding = RoundingOf(params.method);
+  if (rounding != Rounding::kNf4 && rounding != Rounding::kNf3) return;
+  const int bits = rounding == Rounding::kNf4 ? 4 : 3;
+  if (params.bits != bits) {
+    violations.push_back(absl::StrCat("method ", MethodName(params.method), " needs bits ", bits,
+                                      "; got ", params.bits));
+  }
+  if (!HoldsColumnScale(params.layout)) {
+    violations.push_back(absl::StrCat("method ", MethodName(params.method),
+                                      " has a codebook that only layouts sinq and dense hold"));
+  }
+}
+
+bool HoldsRealZeros(Layout layout) {
+  return HoldsColumnScale(layout) || layout == Layout::kHqq || layout == Layout::kGgufQ4_1;
+}
+
+void CheckMethod(const QuantParams& params, Sentences& violations) {
+  const Rounding rounding = RoundingOf(params.method);
+  const absl::string_view name = MethodName(params.method);
+  CheckCodebook(params, violations);
+  if (params.symmetric && rounding != Rounding::kUniform && rounding != Rounding::kHadamard) {
+    violations.push_back(absl::StrCat("symmetric does not go with method ", name,
+                                      ", whose zeros are real; use symmetric false"));
+  }
+  if (rounding == Rounding::kHqq && !HoldsRealZeros(params.layout)) {
+    violations.push_back(absl::StrCat("method ", name,
+                                      " makes real zeros; use layout sinq, hqq, gguf_q4_1 or "
+                                      "dense"));
+  }
+  if (NeedsActivations(params.method) && !MakesColumnScale(params)) {
+    violations.push_back(absl::StrCat("method ", name,
+                                      " makes a column scale of its own; use layout sinq or dense "
+                                      "with own_column_scale true"));
+  }
+  if (rounding == Rounding::kHadamard && params.layout != Layout::kDense) {
+    violations.push_back("method hadamard leaves transformed weights that no format reads; use "
+                         "layout dense");
+  }
+  if (rounding == Rounding::kHadamard && params.tiling == Tiling::k2D)
+    violations.push_back("method hadamard has no tiles; use tiling 1D");
+  if (rounding == Rounding::kHadamard && params.profile == Profile::kUpstream)
+    violations.push_back("method hadamard is not the authors'; use profile default");
+}
+
+struct LayoutRule {
+  Layout layout;
+  absl::string_view name;
+  std::array<int, 4> bits;  // 0: no further width
+  bool f16_only;
+  int least_group;
+  enum { kEither, kOnly, kNever } symmetric;
+};
+
+constexpr std::array kLayoutRules = {
+    LayoutRule{Layout::kHqq, "hqq", {2, 3, 4, 8}, false, 16, LayoutRule::kEither},
+    LayoutRule{Layout::kAwq, "awq", {4, 0, 0, 0}, true, 16, LayoutRule::kEither},
+    LayoutRule{Layout::kGptq, "gptq", {2, 3, 4, 8}, true, 16, LayoutRule::kEither},
+    LayoutRule{Layout::kGptqV2, "gptq_v2", {2, 3, 4, 8}, true, 16, LayoutRule::kEither},
+    LayoutRule{Layout::kGgufQ4_0, "gguf_q4_0", {4, 0, 0, 0}, true, 32, LayoutRule::kOnly},
+    LayoutRule{Layout::kGgufQ4_1, "gguf_q4_1", {4, 0, 0, 0}, true, 32, LayoutRule::kNever},
+    LayoutRule{Layout::kGgufQ8_0, "gguf_q8_0", {8, 0, 0, 0}, true, 32, LayoutRule::kOnly},
+};
+
+std::string BitsOf(const LayoutRule& rule) {
+  std::string bits;
+  for (const int width : rule.bits) {
+    if (width != 0) absl::StrAppend(&bits, bits.empty() ? "" : ", ", width);
+  }
+  return bits;
+}
+
+void CheckRule(const QuantParams& params, const LayoutRule& rule, Sentences& violations) {
+  if (std::find(rule.bits.begin(), rule.bits.end(), params.bits) == rule.bits.end()) {
+    violations.push_back(
+        absl::StrCat("layout ", rule.name, " holds bits ", BitsOf(rule), "; got ", params.bits));
+  }
+  if (rule.f16_only && params.aux != AuxStorage::kF16) {
+    violations.push_back(
+        absl::StrCat("layout ", rule.name, " holds aux f16; got ", AuxName(params.aux)));
+  }
+  if (params.group_size % rule.least_group != 0) {
+    violations.push_back(absl::StrCat("layout ", rule.name, " holds group_size 32, 64 or 128; got ",
+                                      params.group_size));
+  }
+  if (rule.symmetric == LayoutRule::kOnly && !params.symmetric)
+    violations.push_back(absl::StrCat("layout ", rule.name, " has no zeros; use symmetric true"));
+  if (rule.symmetric == LayoutRule::kNever && params.symmetric)
+    violations.push_back(absl::StrCat("layout ", rule.name, " has minima; use symmetric false"));
+}
+
+void CheckLayout(const QuantParams& params, Sentences& violations) {
+  const bool is_ours = HoldsColumnScale(params.layout);
+  if (params.tiling == Tiling::k2D && !is_ours) {
+    violations.push_back(
+        "tiling 2D has a column scale for each square, which only layouts sinq and dense hold");
+  }
+  if (!is_ours && params.aux == AuxStorage::kU8)
+    violations.push_back("aux u8 is only for layouts sinq and dense; use f16, bf16 or f32");
+  const bool is_plain_hqq = params.layout == Layout::kHqq && !params.symmetric;
+  if (!is_ours && !is_plain_hqq && params.profile == Profile::kUpstream) {
+    violations.push_back(
+        "profile upstream makes zeros that only layouts sinq, dense and, with symmetric false, hqq "
+        "hold; use profile default");
+  }
+  for (const LayoutRule& rule : kLayoutRules) {
+    if (rule.layout == params.layout) CheckRule(params, rule, violations);
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> Violations(const QuantParams& params) {
+  std::vector<std::string> violations;
+  CheckWidths(params, violations);
+  CheckMethod(params, violations);
+  CheckLayout(params, violations);
   return violations;
 }
 

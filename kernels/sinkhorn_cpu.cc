@@ -17,19 +17,26 @@ struct Spread {
   float Imbalance() const { return largest / std::max(smallest, kImbalanceFloor); }
 };
 
+// 2^exponent brings `largest` into [1, 2), as far as the exponent stays within bounds.
+int ExponentOf(float largest) {
+  return std::clamp(-std::ilogb(largest), -kMaxExponent, kMaxExponent);
+}
+
+int64_t PaddedRows(const Tile& tile) { return (tile.rows + 15) / 16 * 16; }
+
 class Balancer {
  public:
   Balancer(const TileOps& ops, const Tile& tile, const BalanceBuffers& buffers)
-      : ops_(ops), tile_(tile), buffers_(buffers), padded_rows_((tile.rows + 15) / 16 * 16) {
+      : ops_(ops), tile_(tile), buffers_(buffers), padded_rows_(PaddedRows(tile)) {
     std::fill_n(column_scale_, kMaxGroup, 1.0f);
     std::fill_n(buffers_.row_scale, padded_rows_, 1.0f);
     KeepCurrent();
   }
 
-  Balance Run(const TileScan& scan, const QuantParams& params) {
+  Balance Run(const TileScan& scan, Profile profile) {
     Balance result;
-    const bool scale_free = params.profile == Profile::kDefault;
-    if (params.method == Method::kRtn || tile_.rows == 1) return result;
+    const bool scale_free = profile == Profile::kDefault;
+    if (tile_.rows == 1) return result;
     if (scale_free && (scan.has_constant_group || scan.largest == 0)) return result;
     result.exponent = scale_free ? MeasureScaled(scan.largest) : MeasureWith(0);
     Iterate(result);
@@ -46,7 +53,7 @@ class Balancer {
 
   // Statistics of the tile times the power of two nearest to 1/RMS.
   int MeasureScaled(float largest) {
-    const int first = std::clamp(-std::ilogb(largest), -kMaxExponent, kMaxExponent);
+    const int first = ExponentOf(largest);
     MeasureWith(first);
     double square = 0;
     for (int k = 0; k < tile_.group; ++k) square += column_square_sum_[k];
@@ -105,9 +112,19 @@ class Balancer {
 
 }  // namespace
 
-Balance BalanceTile(const TileOps& ops, const Tile& tile, const TileScan& scan,
-                    const QuantParams& params, const BalanceBuffers& buffers) {
-  return Balancer(ops, tile, buffers).Run(scan, params);
+Balance BalanceTile(const TileOps& ops, const Tile& tile, const TileScan& scan, Profile profile,
+                    const BalanceBuffers& buffers) {
+  return Balancer(ops, tile, buffers).Run(scan, profile);
+}
+
+Balance LeaveTile(const Tile& tile, const TileScan& scan, const QuantParams& params,
+                  const BalanceBuffers& buffers) {
+  std::fill_n(buffers.best_column_scale, tile.group, 1.0f);
+  std::fill_n(buffers.best_row_scale, PaddedRows(tile), 1.0f);
+  Balance result;
+  const bool searches = params.profile == Profile::kDefault && params.method != Method::kRtn;
+  if (searches && scan.largest > 0) result.exponent = ExponentOf(scan.largest);
+  return result;
 }
 
 }  // namespace sinq::kernels

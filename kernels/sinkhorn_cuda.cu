@@ -4,13 +4,14 @@
 // of its sums with the decision whether to go on. The host launches all rounds at once; warps of
 // frozen tiles leave at their first instruction.
 //
-// Launch shape. A quad of threads takes one block of 32 rows of a tile, because that is what section
-// 1 adds up in fp32 from top to bottom: its column sums stay in registers (2 * g / 4 of them). A
-// thread holds 4 of the 16 lanes, so a row is read in sectors of 32 bytes, each used once, and
-// the four threads only meet for the tree over the lanes: they lay their lanes down in shared memory
-// every four rows, and then each adds up one row. (Shuffles would take 16 instructions for each row
-// and thread, this takes 4.) A warp holds eight such blocks of the same tile, so that tiles freeze
-// by whole warps. Strides of 20 and 80 words keep both directions free of bank conflicts.
+// Launch shape. A quad of threads takes one block of 32 rows of a tile, because that is what
+// section 1 adds up in fp32 from top to bottom: its column sums stay in registers (2 * g / 4 of
+// them). A thread holds 4 of the 16 lanes, so a row is read in sectors of 32 bytes, each used once,
+// and the four threads only meet for the tree over the lanes: they lay their lanes down in shared
+// memory every four rows, and then each adds up one row. (Shuffles would take 16 instructions for
+// each row and thread, this takes 4.) A warp holds eight such blocks of the same tile, so that
+// tiles freeze by whole warps. Strides of 20 and 80 words keep both directions free of bank
+// conflicts.
 // Instructions per weight and pass: unpack 1, multiply 2, sums 4, the tree and the row's deviation
 // 1, loads and addresses 0.7. The statistics of a round read 2 bytes per weight (BF16) and about a
 // fifth of that again for r, row stds and partial sums; a panel of 16 to 24 MiB of weights stays in
@@ -245,24 +246,37 @@ __device__ float RowStd(const float* lane_sum, const float* lane_square) {
   return SquareRoot(Max(variance, 0.0f));
 }
 
+// Rows whose weights are fetched before the first is used: as many as fit 32 registers of a thread,
+// beside the 2 * g / 4 of its column sums.
+template <WeightDtype kDtype, int kGroup>
+constexpr int RowsInFlight() {
+  constexpr int kRows = 128 / static_cast<int>(kGroup / 16 * sizeof(RawFour<kDtype>));
+  return kRows < kRowsAtOnce ? kRows : kRowsAtOnce;
+}
+
 template <WeightDtype kDtype, int kGroup, bool kHasRows>
 __device__ void AddRows(const WeightCursor<kDtype>& weights, const QuadBlock& block, int first,
                         const float (&u)[kGroup / 16][4], const float* factor,
                         ColumnSums<kGroup>& columns, float* lane_sum, float* lane_square) {
-  RawFour<kDtype> raw[kRowsAtOnce][kGroup / 16];
+  constexpr int kInFlight = RowsInFlight<kDtype, kGroup>();
 #pragma unroll
-  for (int i = 0; i < kRowsAtOnce; ++i) {
-    if (first + i >= block.rows) continue;
+  for (int ahead = 0; ahead < kRowsAtOnce; ahead += kInFlight) {
+    RawFour<kDtype> raw[kInFlight][kGroup / 16];
 #pragma unroll
-    for (int c = 0; c < kGroup / 16; ++c)
-      raw[i][c] = weights.Raw(first + i, 16 * c + 4 * block.member);
-  }
+    for (int i = 0; i < kInFlight; ++i) {
+      if (first + ahead + i >= block.rows) continue;
 #pragma unroll
-  for (int i = 0; i < kRowsAtOnce; ++i) {
-    if (first + i >= block.rows) continue;
-    const int at = i * kRowWords + 4 * block.member;
-    AddRow<kDtype, kGroup, kHasRows>(weights, raw[i], u, kHasRows ? factor[first + i] : 1.0f,
-                                     columns, lane_sum + at, lane_square + at);
+      for (int c = 0; c < kGroup / 16; ++c)
+        raw[i][c] = weights.Raw(first + ahead + i, 16 * c + 4 * block.member);
+    }
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+      const int row = first + ahead + i;
+      if (row >= block.rows) continue;
+      const int at = (ahead + i) * kRowWords + 4 * block.member;
+      AddRow<kDtype, kGroup, kHasRows>(weights, raw[i], u, kHasRows ? factor[row] : 1.0f, columns,
+                                       lane_sum + at, lane_square + at);
+    }
   }
 }
 

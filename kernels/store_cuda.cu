@@ -192,7 +192,8 @@ __global__ void __launch_bounds__(kThreads) StoreScaleCodesKernel(StoreParams p)
 
 __global__ void __launch_bounds__(kThreads) StoreZeroCodesKernel(StoreParams p) {
   const AuxPlanes out = PlanesFrom(p, 5);
-  const AuxGrid grid = MakeGrid(p.partials[0].smallest_zero, p.partials[0].largest_zero, p.upstream);
+  const AuxGrid grid =
+      MakeGrid(p.partials[0].smallest_zero, p.partials[0].largest_zero, p.upstream);
   if (GlobalThread() == 0) {
     out.steps[0] = FloatToF16(grid.step);
     out.minima[0] = FloatToF16(grid.minimum);

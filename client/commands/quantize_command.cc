@@ -166,14 +166,15 @@ class Quantization {
       context_.Note("No tensor is to be quantized; everything is copied.");
       return absl::OkStatus();
     }
+    const auto recipe = MakeRecipe(flags_.recipe);
+    if (!recipe.ok()) return recipe.status();
     const auto stream = context_.client.OpenTensorStream();
     int64_t done = 0, bytes = 0;
-    const absl::Status status =
-        exchange.Run(*stream, MakeRecipe(flags_.recipe), [&](const v1::TensorHeader& header) {
-          bytes += header.size_bytes();
-          context_.progress.Update({"quantize", bytes, bytes_total_, ++done, tensors_total_},
-                                   absl::Now());
-        });
+    const absl::Status status = exchange.Run(*stream, *recipe, [&](const v1::TensorHeader& header) {
+      bytes += header.size_bytes();
+      context_.progress.Update({"quantize", bytes, bytes_total_, ++done, tensors_total_},
+                               absl::Now());
+    });
     context_.progress.Finish();
     return context_.cancel.cancelled() ? absl::CancelledError("Interrupted; nothing was written.")
                                        : status;

@@ -5,20 +5,24 @@
 namespace sinq::client {
 namespace {
 
-v1::CreateJobRequest MakeRequest(const SubmitFlags& flags) {
+absl::StatusOr<v1::CreateJobRequest> MakeRequest(const SubmitFlags& flags) {
+  auto recipe = MakeRecipe(flags.recipe);
+  if (!recipe.ok()) return recipe.status();
   v1::CreateJobRequest request;
   // Without a key a repeated attempt could queue the job twice.
   request.set_request_id(flags.request_id.empty() ? NewRequestId() : flags.request_id);
   request.set_source_uri(AbsoluteUri(flags.source));
   request.set_output_uri(AbsoluteUri(flags.output));
-  *request.mutable_recipe() = MakeRecipe(flags.recipe);
+  *request.mutable_recipe() = *std::move(recipe);
   return request;
 }
 
 }  // namespace
 
 absl::Status RunSubmit(CommandContext& context, const SubmitFlags& flags) {
-  const auto created = context.client.CreateJob(MakeRequest(flags));
+  const auto request = MakeRequest(flags);
+  if (!request.ok()) return request.status();
+  const auto created = context.client.CreateJob(*request);
   if (!created.ok()) return created.status();
   const std::string id = created->job().job_id();
   // The id comes first, so that a script has it whatever happens next.
@@ -38,10 +42,12 @@ absl::Status RunSubmit(CommandContext& context, const SubmitFlags& flags) {
 }
 
 absl::Status RunPlan(CommandContext& context, const SubmitFlags& flags) {
+  auto recipe = MakeRecipe(flags.recipe);
+  if (!recipe.ok()) return recipe.status();
   v1::PlanJobRequest request;
   request.set_source_uri(AbsoluteUri(flags.source));
   request.set_output_uri(AbsoluteUri(flags.output));
-  *request.mutable_recipe() = MakeRecipe(flags.recipe);
+  *request.mutable_recipe() = *std::move(recipe);
   const auto plan = context.client.PlanJob(request);
   if (!plan.ok()) return plan.status();
   std::string names;

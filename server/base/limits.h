@@ -26,6 +26,8 @@ inline constexpr uint64_t kMaxIndexJsonBytes = 128 * kMiB;
 inline constexpr uint64_t kMaxSourceFiles = 10'000;
 // a tokenizer or chat template; weights are not copied as files
 inline constexpr uint64_t kMaxCopiedFileBytes = 1 * kGiB;
+// columns measured for folding, one byte each in the job store: 1T parameters of experts have 400M
+inline constexpr uint64_t kMaxMeasuredColumns = 512 * kMiB;
 // --- rpc ---
 // tensor and artifact chunks sent by the server
 inline constexpr uint64_t kChunkBytes = 1 * kMiB;
@@ -45,6 +47,14 @@ inline constexpr uint64_t kMaxQueuedJobs = 10'000;
 inline constexpr uint64_t kMaxRequestIdBytes = 128;
 inline constexpr uint64_t kMaxUriBytes = 4 * kKiB;  // PATH_MAX
 inline constexpr uint64_t kMaxRegexBytes = 1 * kKiB;
+// of include, and of exclude: each is matched with every tensor name
+inline constexpr uint64_t kMaxRecipeExpressions = 64;
+// a rule for each kind of projection in several parts of a model
+inline constexpr uint64_t kMaxRecipeRules = 64;
+// what a source in F16 or BF16 has already
+inline constexpr int kMaxTargetBitsPerWeight = 16;
+// 1 PiB: a hundred times the largest known model, and far from any overflow
+inline constexpr uint64_t kMaxTargetSizeBytes = 1024 * 1024 * kGiB;
 inline constexpr int kMaxPageSize = 1'000;
 // progress is thinned to at most 1 per second: more than a day
 inline constexpr uint64_t kMaxEventsPerJob = 100'000;

@@ -41,22 +41,6 @@ const char* Suffix(kernels::PlaneKind kind) {
   }
 }
 
-const char* DtypeName(kernels::PlaneDtype dtype) {
-  switch (dtype) {
-    case kernels::PlaneDtype::kU8:
-      return "U8";
-    case kernels::PlaneDtype::kI32:
-      return "I32";
-    case kernels::PlaneDtype::kF16:
-      return "F16";
-    case kernels::PlaneDtype::kBf16:
-      return "BF16";
-    case kernels::PlaneDtype::kF32:
-      return "F32";
-  }
-  return "";
-}
-
 // Defaults of the section that transformers' SinqConfig reads; per-layer truth is in the sidecar.
 ordered_json QuantizationSection(const std::vector<QuantizedLayer>& layers) {
   ordered_json section;
@@ -83,7 +67,34 @@ absl::StatusOr<std::string> ConfigFile(const std::string& config_json,
   return config.dump(2) + "\n";
 }
 
+// Scales must have the dtype that the codebook's values are multiplied in (the authors' loader does
+// not convert the product).
+kernels::AuxStorage CodebookAux(absl::string_view compute_dtype) {
+  if (compute_dtype == "float32") return kernels::AuxStorage::kF32;
+  return compute_dtype == "float16" ? kernels::AuxStorage::kF16 : kernels::AuxStorage::kBf16;
+}
+
 }  // namespace
+
+absl::StatusOr<kernels::QuantParams> SinqExporter::Adapt(const kernels::QuantParams& requested,
+                                                         absl::string_view compute_dtype) const {
+  kernels::QuantParams params = requested;
+  params.layout = kernels::Layout::kSinq;
+  switch (kernels::RoundingOf(params.method)) {
+    case kernels::Rounding::kNf4:
+    case kernels::Rounding::kNf3:
+      params.aux = CodebookAux(compute_dtype);
+      break;
+    case kernels::Rounding::kHadamard:
+      return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                       "Method hadamard has no place in format sinq, whose readers do not undo the "
+                       "transform; use format dense, or method sinq.",
+                       {{"field", "recipe.method"}});
+    default:
+      break;
+  }
+  return params;
+}
 
 std::optional<std::string> SinqExporter::Refusal(const QuantizedLayer& layer) const {
   if (layer.rows == 1) return "one row: too few values to balance";
@@ -98,8 +109,8 @@ absl::StatusOr<std::vector<OutputTensor>> SinqExporter::Tensors(const QuantizedL
   const std::string path = LayerPath(layer.name);
   std::vector<OutputTensor> tensors;
   for (const kernels::PlaneSpec& plane : *planes) {
-    tensors.push_back({absl::StrCat(path, Suffix(plane.kind)), DtypeName(plane.dtype), plane.shape,
-                       plane.size_bytes});
+    tensors.push_back({absl::StrCat(path, Suffix(plane.kind)), std::string(DtypeName(plane.dtype)),
+                       plane.shape, plane.size_bytes});
   }
   return tensors;
 }
@@ -120,20 +131,18 @@ std::vector<ExtraTensor> SinqExporter::ExtraTensors(
   return {{{absl::StrCat(prefix, "rotary_emb.sinq_pad"), "U8", {1}, 1}, std::string(1, '\0')}};
 }
 
-absl::StatusOr<std::vector<SideFile>> SinqExporter::SideFiles(
-    const std::optional<std::string>& config_json, absl::string_view compute_dtype,
-    const std::vector<QuantizedLayer>& layers) const {
+absl::StatusOr<std::vector<SideFile>> SinqExporter::SideFiles(const ExportedModel& model) const {
   std::vector<SideFile> files;
-  if (config_json.has_value()) {
-    absl::StatusOr<std::string> config = ConfigFile(*config_json, layers);
+  if (model.config_json.has_value()) {
+    absl::StatusOr<std::string> config = ConfigFile(*model.config_json, model.layers);
     if (!config.ok()) return config.status();
     files.push_back({"config.json", *std::move(config)});
   }
   std::string sidecar = "{";
-  for (const QuantizedLayer& layer : layers) {
+  for (const QuantizedLayer& layer : model.layers) {
     absl::StrAppend(&sidecar, sidecar.size() > 1 ? ",\n " : "\n ",
                     json(LayerPath(layer.name)).dump(), ": ",
-                    SinqSidecarEntryJson(layer, compute_dtype));
+                    SinqSidecarEntryJson(layer, model.compute_dtype));
   }
   files.push_back({"model.safetensors.index.json.meta.json", sidecar + "\n}\n"});
   return files;

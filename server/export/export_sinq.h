@@ -13,13 +13,14 @@ namespace sinq {
 class SinqExporter : public Exporter {
  public:
   absl::string_view name() const override { return "sinq"; }
+  bool HoldsColumnScale() const override { return true; }
+  absl::StatusOr<kernels::QuantParams> Adapt(const kernels::QuantParams& requested,
+                                             absl::string_view compute_dtype) const override;
   std::optional<std::string> Refusal(const QuantizedLayer& layer) const override;
   absl::StatusOr<std::vector<OutputTensor>> Tensors(const QuantizedLayer& layer) const override;
   std::vector<ExtraTensor> ExtraTensors(
       const std::vector<std::string>& tensor_names) const override;
-  absl::StatusOr<std::vector<SideFile>> SideFiles(
-      const std::optional<std::string>& config_json, absl::string_view compute_dtype,
-      const std::vector<QuantizedLayer>& layers) const override;
+  absl::StatusOr<std::vector<SideFile>> SideFiles(const ExportedModel& model) const override;
 };
 
 }  // namespace sinq

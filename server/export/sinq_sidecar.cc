@@ -2,9 +2,7 @@
 
 #include <cstdint>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 
 namespace sinq {
@@ -19,11 +17,12 @@ std::string MethodString(const kernels::QuantParams& params, kernels::AuxStorage
                       aux == kernels::AuxStorage::kU8 ? "_quantAux" : "");
 }
 
-}  // namespace
-
-std::string LayerPath(absl::string_view weight_name) {
-  return std::string(absl::StripSuffix(weight_name, ".weight"));
+bool IsCodebook(kernels::Method method) {
+  const kernels::Rounding rounding = kernels::RoundingOf(method);
+  return rounding == kernels::Rounding::kNf4 || rounding == kernels::Rounding::kNf3;
 }
+
+}  // namespace
 
 std::string SinqSidecarEntryJson(const QuantizedLayer& layer, absl::string_view compute_dtype) {
   const kernels::QuantParams& params = layer.params;
@@ -31,13 +30,16 @@ std::string SinqSidecarEntryJson(const QuantizedLayer& layer, absl::string_view 
   const kernels::AuxStorage aux = kernels::EffectiveAux(params, layer.rows, layer.cols);
   const kernels::CodePacking& packing = kernels::PackingFor(params.bits);
   const int64_t group_rows = layer.rows * (layer.cols / group);
+  const bool by_square = params.tiling == kernels::Tiling::k2D;
   ordered_json meta;
   meta["nbits"] = params.bits;
   meta["group_size"] = group;
   meta["shape"] = {layer.rows, layer.cols};
   if (aux == kernels::AuxStorage::kU8) {
-    meta["scale.shape"] = {group_rows, 1};
-    if (!params.symmetric) meta["zero.shape"] = {group_rows, 1};
+    const ordered_json shape =
+        by_square ? ordered_json({group_rows / group, group, 1}) : ordered_json({group_rows, 1});
+    meta["scale.shape"] = shape;
+    if (!params.symmetric) meta["zero.shape"] = shape;
   }
   meta["awq_scale"] = nullptr;
   meta["axis"] = 1;
@@ -48,9 +50,10 @@ std::string SinqSidecarEntryJson(const QuantizedLayer& layer, absl::string_view 
   meta["compute_dtype"] = absl::StrCat("torch.", compute_dtype);
   meta["unpack_view_dtype"] = packing.word_bytes == 4 ? "torch.int32" : "torch.uint8";
   meta["view_as_float"] = false;
-  // gemlite cannot take such a layer and would stop the load; any tiling other than "1D" keeps it
-  // on the plain path.
-  if (layer.cols % 32 != 0 || group < 32) meta["tiling_mode"] = "2D";
+  // gemlite's one kernel is uniform and 1D, and refuses some shapes; any tiling other than "1D"
+  // keeps a layer on the plain path, which reads everything.
+  if (by_square || IsCodebook(params.method) || layer.cols % 32 != 0 || group < 32)
+    meta["tiling_mode"] = "2D";
   ordered_json entry;
   entry["meta"] = std::move(meta);
   return entry.dump();

@@ -9,8 +9,6 @@
 
 namespace sinq {
 
-// "model.layers.0.mlp.up_proj.weight" -> "model.layers.0.mlp.up_proj"; other names are kept.
-std::string LayerPath(absl::string_view weight_name);
 // The layer's entry of the sidecar: {"meta": {...}}. `compute_dtype`: "bfloat16", "float16",
 // "float32".
 std::string SinqSidecarEntryJson(const QuantizedLayer& layer, absl::string_view compute_dtype);

@@ -2,17 +2,15 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <initializer_list>
 #include <regex>
-#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "nlohmann/json.hpp"
+#include "absl/types/span.h"
+#include "kernels/quant_params.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
 #include "server/base/text.h"
@@ -21,11 +19,9 @@
 namespace sinq {
 namespace {
 
-using nlohmann::json;
-
-constexpr size_t kMaxExpressions = 64;   // of include and of exclude, as the proto documents
 constexpr size_t kMaxQuotedBytes = 200;  // of a client's text in a message
-constexpr size_t kMaxSpecJsonBytes = 2 * kMaxExpressions * kMaxRegexBytes * 6 + 64 * kKiB;
+constexpr int kBits[] = {2, 3, 4, 5, 6, 8};
+constexpr int kGroupSizes[] = {32, 64, 128};
 
 std::string Quote(absl::string_view text) {
   return absl::StrCat("'", PrintableText(text, kMaxQuotedBytes), "'");
@@ -78,136 +74,147 @@ void CheckUri(absl::string_view field, absl::string_view uri, Violations* out) {
 }
 
 void CheckChoice(absl::string_view field, absl::string_view value,
-                 std::initializer_list<absl::string_view> allowed, Violations* out) {
+                 const std::vector<absl::string_view>& allowed, Violations* out) {
   if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
-  const absl::string_view rule = allowed.size() == 1 ? "must be " : "must be one of ";
-  out->Add(field, absl::StrCat(rule, absl::StrJoin(allowed, ", "), "; got ", Quote(value)));
+  out->Add(field,
+           absl::StrCat("must be one of ", absl::StrJoin(allowed, ", "), "; got ", Quote(value)));
 }
 
-void CheckNumber(absl::string_view field, int value, std::initializer_list<int> allowed,
+void CheckNumber(absl::string_view field, int value, absl::Span<const int> allowed,
                  Violations* out) {
   if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
   out->Add(field, absl::StrCat("must be one of ", absl::StrJoin(allowed, ", "), "; got ", value));
 }
 
+void CheckExpression(const std::string& field, const std::string& pattern, Violations* out) {
+  if (!IsValidUtf8(pattern)) return out->Add(field, "must be UTF-8");
+  const absl::StatusOr<std::regex> regex = CompileTensorRegex(pattern);
+  if (!regex.ok()) out->Add(field, regex.status().message());
+}
+
 void CheckExpressions(absl::string_view field, const std::vector<std::string>& patterns,
                       Violations* out) {
-  if (patterns.size() > kMaxExpressions) {
-    out->Add(field, absl::StrCat("must have at most ", kMaxExpressions, " expressions; got ",
+  if (patterns.size() > kMaxRecipeExpressions) {
+    out->Add(field, absl::StrCat("must have at most ", kMaxRecipeExpressions, " expressions; got ",
                                  patterns.size()));
     return;
   }
   for (size_t i = 0; i < patterns.size(); ++i) {
-    const std::string name = absl::StrCat(field, "[", i, "]");
-    if (!IsValidUtf8(patterns[i])) {
-      out->Add(name, "must be UTF-8");
-      continue;
-    }
-    const absl::StatusOr<std::regex> regex = CompileTensorRegex(patterns[i]);
-    if (!regex.ok()) out->Add(name, regex.status().message());
+    CheckExpression(absl::StrCat(field, "[", i, "]"), patterns[i], out);
   }
 }
 
-absl::Status Malformed(absl::string_view what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("The job specification is not canonical JSON: ", what, "."));
+bool HasCodebook(absl::string_view method) {
+  kernels::Method parsed;
+  if (!kernels::ParseMethod(method, &parsed)) return false;
+  const kernels::Rounding rounding = kernels::RoundingOf(parsed);
+  return rounding == kernels::Rounding::kNf3 || rounding == kernels::Rounding::kNf4;
 }
 
-// Depth, duplicate keys. nlohmann keeps the last of two equal keys; here they are an error.
-absl::StatusOr<json> ParseStrictly(absl::string_view text) {
-  if (text.size() > kMaxSpecJsonBytes) return Malformed("it is too long");
-  std::set<std::string> seen;
-  std::string problem;
-  const auto callback = [&](int depth, json::parse_event_t event, json& value) {
-    if (depth > 2 && problem.empty()) problem = "it is nested too deeply";
-    if (event == json::parse_event_t::key && depth == 1 &&
-        !seen.insert(value.get<std::string>()).second && problem.empty()) {
-      problem = absl::StrCat("duplicate key ", Quote(value.get<std::string>()));
-    }
-    return true;
-  };
-  json value = json::parse(text.begin(), text.end(), callback, /*allow_exceptions=*/false);
-  if (value.is_discarded()) return Malformed("it does not parse");
-  if (!problem.empty()) return Malformed(problem);
-  if (!value.is_object()) return Malformed("it is not an object");
-  return value;
+void CheckTarget(const JobSpec& spec, Violations* out) {
+  // Written so that a NaN fails.
+  const bool has_rate = spec.target_bits_per_weight != 0;
+  const bool has_size = spec.target_size_bytes != 0;
+  if (has_rate && !(spec.target_bits_per_weight > 0 &&
+                    spec.target_bits_per_weight <= kMaxTargetBitsPerWeight)) {
+    out->Add("target_bits_per_weight",
+             absl::StrCat("must be above 0 and at most ", kMaxTargetBitsPerWeight));
+  }
+  if (spec.target_size_bytes > kMaxTargetSizeBytes) {
+    out->Add("target_size_bytes", absl::StrCat("must be at most ", kMaxTargetSizeBytes));
+  }
+  if (has_rate && has_size) {
+    out->Add("target_size_bytes", "must not be given together with target_bits_per_weight");
+  } else if (spec.bits != 0 && (has_rate || has_size)) {
+    out->Add("bits",
+             absl::StrCat("must be left to be chosen (0) when a target is given; got ", spec.bits));
+  } else if (spec.bits == 0 && !has_rate && !has_size) {
+    out->Add("bits", "can only be chosen under target_bits_per_weight or target_size_bytes");
+  }
 }
 
-// Reads known keys one by one and remembers the first problem.
-class StrictReader {
- public:
-  explicit StrictReader(const json& object) : object_(object) {}
-
-  void Read(const char* key, std::string* out) {
-    const json* value = Find(key);
-    if (value == nullptr) return;
-    if (!value->is_string()) return Fail(key, "must be a string");
-    *out = value->get<std::string>();
+void CheckChosenBits(const JobSpec& spec, Violations* out) {
+  if (spec.bits != 0) return;
+  if (SelectableBits(spec.format, spec.symmetric).empty()) {
+    out->Add("bits", absl::StrCat("cannot be chosen for format ", Quote(spec.format),
+                                  spec.symmetric ? "" : " without symmetric",
+                                  ", whose readers open one width only; give bits"));
   }
-
-  void Read(const char* key, int* out) {
-    const json* value = Find(key);
-    if (value == nullptr) return;
-    if (!IsSmallInteger(*value)) return Fail(key, "must be a small integer");
-    *out = value->get<int>();
+  if (HasCodebook(spec.method)) {
+    out->Add("bits", absl::StrCat("cannot be chosen for method ", spec.method,
+                                  ", whose codebook has one width; leave the target out"));
   }
+}
 
-  void Read(const char* key, bool* out) {
-    const json* value = Find(key);
-    if (value == nullptr) return;
-    if (!value->is_boolean()) return Fail(key, "must be true or false");
-    *out = value->get<bool>();
+void CheckMethodBits(absl::string_view field, absl::string_view method, int bits, Violations* out) {
+  if (bits == 0 || !HasCodebook(method) || bits == DefaultBits(method)) return;
+  out->Add(field, absl::StrCat("must be ", DefaultBits(method), " for method ", method,
+                               ", whose codebook has that width; got ", bits));
+}
+
+void CheckSymmetric(absl::string_view field, const JobSpec& spec, bool symmetric, int bits,
+                    Violations* out) {
+  if (!symmetric || bits != 2 || spec.profile != "upstream") return;
+  out->Add(field,
+           "must be false for bits 2 in the profile upstream, whose formula divides by zero there; "
+           "use the profile default or more bits");
+}
+
+bool NeedsActivations(absl::string_view method) {
+  kernels::Method parsed;
+  return kernels::ParseMethod(method, &parsed) && kernels::NeedsActivations(parsed);
+}
+
+void CheckFiles(const JobSpec& spec, Violations* out) {
+  bool needs_activations = NeedsActivations(spec.method);
+  for (const RecipeRule& rule : spec.rules) needs_activations |= NeedsActivations(rule.method);
+  if (!spec.activations_uri.empty()) CheckUri("activations_uri", spec.activations_uri, out);
+  if (needs_activations && spec.activations_uri.empty()) {
+    out->Add("activations_uri",
+             "must name a .safetensors file of activations, because the method "
+             "needs them");
+  } else if (!needs_activations && !spec.activations_uri.empty()) {
+    out->Add("activations_uri",
+             "is for methods that use activations (asinq, asinq_l2, awq); "
+             "leave it out or choose one of them");
   }
+  if (spec.gguf_template_uri.empty()) return;
+  CheckUri("gguf_template_uri", spec.gguf_template_uri, out);
+  if (spec.format != "gguf") out->Add("gguf_template_uri", "is for format gguf; leave it out");
+}
 
-  void Read(const char* key, std::vector<std::string>* out) {
-    const json* value = Find(key);
-    if (value == nullptr) return;
-    if (!value->is_array()) return Fail(key, "must be an array of strings");
-    for (const json& item : *value) {
-      if (!item.is_string()) return Fail(key, "must be an array of strings");
-      out->push_back(item.get<std::string>());
+void CheckRule(const std::string& name, const JobSpec& spec, const RecipeRule& rule,
+               Violations* out) {
+  CheckExpression(name + ".pattern", rule.pattern, out);
+  if (!rule.quantize) {
+    if (rule.bits != 0 || rule.group_size != 0 || rule.symmetric || !rule.method.empty()) {
+      out->Add(name, "leaves its tensors as they are (quantize false) and must set nothing else");
     }
+    return;
   }
-
-  absl::Status Finish() const {
-    if (!problem_.empty()) return Malformed(problem_);
-    for (const auto& [key, value] : object_.items()) {
-      if (known_.count(key) == 0) return Malformed(absl::StrCat("unknown key ", Quote(key)));
-    }
-    return absl::OkStatus();
+  if (rule.bits == 0 && rule.group_size == 0 && !rule.symmetric && rule.method.empty()) {
+    out->Add(name, "changes nothing; give bits, group_size, symmetric, method or quantize false");
   }
-
- private:
-  // Checked before it is narrowed.
-  static bool IsSmallInteger(const json& value) {
-    constexpr int kSmall = 1'000'000;
-    if (value.is_number_unsigned()) return value.get<uint64_t>() <= kSmall;
-    return value.is_number_integer() && value.get<int64_t>() >= -kSmall;
+  if (rule.bits != 0) CheckNumber(name + ".bits", rule.bits, kBits, out);
+  if (rule.group_size != 0) CheckNumber(name + ".group_size", rule.group_size, kGroupSizes, out);
+  if (!rule.method.empty()) {
+    CheckChoice(name + ".method", rule.method, kernels::MethodNames(), out);
   }
+  const int bits = rule.bits != 0 ? rule.bits : spec.bits;
+  const std::string& method = rule.method.empty() ? spec.method : rule.method;
+  CheckMethodBits(name + ".bits", method, bits, out);
+  CheckSymmetric(name + ".symmetric", spec, rule.symmetric.value_or(spec.symmetric), bits, out);
+}
 
-  const json* Find(const char* key) {
-    known_.insert(key);
-    const auto found = object_.find(key);
-    if (found != object_.end()) return &*found;
-    Fail(key, "is missing");
-    return nullptr;
+void CheckRules(const JobSpec& spec, Violations* out) {
+  if (spec.rules.size() > kMaxRecipeRules) {
+    out->Add("rules", absl::StrCat("must have at most ", kMaxRecipeRules, " rules; got ",
+                                   spec.rules.size()));
+    return;
   }
-
-  void Fail(absl::string_view key, absl::string_view rule) {
-    if (problem_.empty()) problem_ = absl::StrCat(key, " ", rule);
+  for (size_t i = 0; i < spec.rules.size(); ++i) {
+    CheckRule(absl::StrCat("rules[", i, "]"), spec, spec.rules[i], out);
   }
-
-  const json& object_;
-  std::set<std::string> known_;
-  std::string problem_;
-};
-
-json RecipeObject(const JobSpec& spec) {
-  return {{"method", spec.method},       {"profile", spec.profile},
-          {"format", spec.format},       {"aux", spec.aux},
-          {"bits", spec.bits},           {"group_size", spec.group_size},
-          {"symmetric", spec.symmetric}, {"include", spec.include},
-          {"exclude", spec.exclude}};
 }
 
 }  // namespace
@@ -224,50 +231,25 @@ absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
   } else if (needs_output) {
     violations.Add("output_uri", "must name a directory that does not exist yet");
   }
-  CheckChoice("method", spec.method, {"sinq", "rtn"}, &violations);
+  CheckChoice("method", spec.method, kernels::MethodNames(), &violations);
   CheckChoice("profile", spec.profile, {"default", "upstream"}, &violations);
-  CheckChoice("format", spec.format, {"sinq"}, &violations);
-  CheckChoice("aux", spec.aux, {"u8", "f16"}, &violations);
-  CheckNumber("bits", spec.bits, {2, 3, 4, 5, 6, 8}, &violations);
-  CheckNumber("group_size", spec.group_size, {32, 64, 128}, &violations);
-  if (spec.symmetric && spec.bits == 2 && spec.profile == "upstream") {
-    violations.Add("symmetric",
-                   "must be false for bits 2 in the profile upstream, whose formula "
-                   "divides by zero there; use the profile default or more bits");
+  CheckChoice("format", spec.format, RecipeFormats(), &violations);
+  if (!spec.aux.empty()) {
+    CheckChoice("aux", spec.aux, {"u8", "f16", "bf16", "f32"}, &violations);
   }
+  if (spec.bits != 0) CheckNumber("bits", spec.bits, kBits, &violations);
+  CheckTarget(spec, &violations);
+  CheckChosenBits(spec, &violations);
+  CheckMethodBits("bits", spec.method, spec.bits, &violations);
+  CheckNumber("group_size", spec.group_size, kGroupSizes, &violations);
+  CheckChoice("tiling", spec.tiling, {"1D", "2D"}, &violations);
+  CheckChoice("fold", spec.fold, {"auto", "off"}, &violations);
+  CheckSymmetric("symmetric", spec, spec.symmetric, spec.bits, &violations);
   CheckExpressions("include", spec.include, &violations);
   CheckExpressions("exclude", spec.exclude, &violations);
+  CheckFiles(spec, &violations);
+  CheckRules(spec, &violations);
   return violations.ToStatus();
-}
-
-std::string RecipeToJson(const JobSpec& spec) {
-  return RecipeObject(spec).dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-std::string JobSpecToJson(const JobSpec& spec) {
-  json object = RecipeObject(spec);
-  object["source_uri"] = spec.source_uri;
-  object["output_uri"] = spec.output_uri;
-  return object.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-absl::StatusOr<JobSpec> JobSpecFromJson(absl::string_view text) {
-  const absl::StatusOr<json> object = ParseStrictly(text);
-  if (!object.ok()) return object.status();
-  StrictReader reader(*object);
-  JobSpec spec;
-  reader.Read("source_uri", &spec.source_uri);
-  reader.Read("output_uri", &spec.output_uri);
-  reader.Read("method", &spec.method);
-  reader.Read("profile", &spec.profile);
-  reader.Read("format", &spec.format);
-  reader.Read("aux", &spec.aux);
-  reader.Read("bits", &spec.bits);
-  reader.Read("group_size", &spec.group_size);
-  reader.Read("symmetric", &spec.symmetric);
-  reader.Read("include", &spec.include);
-  reader.Read("exclude", &spec.exclude);
-  if (absl::Status status = reader.Finish(); !status.ok()) return status;
-  return spec;
 }
 
 }  // namespace sinq

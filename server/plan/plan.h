@@ -4,6 +4,7 @@
 #define SINQ_SERVER_PLAN_PLAN_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,12 +13,18 @@
 #include "kernels/quant_params.h"
 #include "server/export/exporter.h"
 #include "server/job/job_spec.h"
+#include "server/plan/fold_pair.h"
 #include "server/source/model_source.h"
 
 namespace sinq {
 
-enum class TensorAction : uint8_t { kQuantize, kCopy, kDrop };
-absl::string_view ActionName(TensorAction action);  // "quantize", "copy", "drop"
+// kFold: stays in a storage dtype, but is multiplied by folded column scales or freed of FP8 block
+// scales.
+enum class TensorAction : uint8_t { kQuantize, kCopy, kDrop, kFold };
+absl::string_view ActionName(TensorAction action);  // "quantize", "copy", "drop", "fold"
+
+// Units inside a phase are independent; a phase starts when all of the one before is durable.
+enum class Phase : uint8_t { kMeasure, kQuantize };
 
 // Where one output tensor goes.
 struct OutputRange {
@@ -30,10 +37,23 @@ struct PlannedTensor {
   SourceTensor source;
   TensorAction action = TensorAction::kCopy;
   std::string reason;           // a sentence for people, always set
-  kernels::QuantParams params;  // kQuantize: effective group size and aux
-  int scale_tensor = -1;        // kQuantize of FP8: index of its weight_scale_inv in Plan::tensors
-  std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy: one; kDrop: none
+  kernels::QuantParams params;  // kQuantize: adapted to the format, effective group size and aux
+  int scale_tensor = -1;  // kQuantize, kFold of FP8: index of its weight_scale_inv in Plan::tensors
+  std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy, kFold: one; kDrop: none
+  // What its bits and group size may be, in the order of its width group; adapted, with effective
+  // group sizes. Empty: nothing is to be chosen.
+  std::vector<kernels::QuantParams> candidates;
+  bool measured = false;  // a unit of Phase::kMeasure, too
+  // Indexes into Plan::fold.pairs, -1 for none: whose scale divides the columns, whose scale
+  // multiplies the rows (of a vector: its elements).
+  int fold_columns = -1, fold_rows = -1;
+
+  bool is_folded() const { return fold_columns >= 0 || fold_rows >= 0; }
 };
+
+bool HasUnit(Phase phase, const PlannedTensor& tensor);
+// Key of a finished unit in the job store.
+std::string UnitName(Phase phase, const PlannedTensor& tensor);
 
 struct PlannedFile {
   std::string name;  // "model-00001-of-00002.safetensors"
@@ -43,7 +63,22 @@ struct PlannedFile {
 
 struct PlannedExtra {
   OutputRange range;
-  std::string content;
+  std::shared_ptr<const std::string> content;  // layers of one shape share it
+};
+
+// Bits and group size.
+struct Width {
+  int bits = 0, group_size = 0;
+
+  friend bool operator==(const Width&, const Width&) = default;
+};
+
+// Tensors that get the same width, because engines make one module of them: or a single one.
+struct WidthGroup {
+  std::string name;
+  std::vector<int> tensors;     // into Plan::tensors
+  std::vector<Width> widths;    // at least one
+  std::vector<uint64_t> bytes;  // of the whole group, by width, everything counted
 };
 
 struct Plan {
@@ -52,19 +87,28 @@ struct Plan {
   std::vector<PlannedExtra> extras;
   std::vector<SideFile> side_files;   // config.json, index, sidecar: written whole
   std::vector<AuxFile> copied_files;  // tokenizer and others
-  uint64_t source_bytes = 0;          // tensor bytes read
-  uint64_t output_bytes = 0;          // shards + side files + copied files
+  FoldPlan fold;
+  std::vector<WidthGroup> width_groups;  // of a recipe that leaves the bits open
+  uint64_t source_bytes = 0;             // tensor bytes of the source, each read once ...
+  uint64_t measured_bytes = 0;           // ... and of these once more, before
+  uint64_t output_bytes = 0;             // shards + side files + copied files
   uint64_t peak_memory_bytes =
       0;  // upper bound of buffers at once for the given budget and workers
   uint64_t disk_bytes = 0;
   uint64_t quantized_weights = 0;
-  double effective_bits = 0;  // bits of all planes per quantized weight
-  std::string digest;         // hex SHA-256 over all of the above: same plan, same digest
+  uint64_t quantized_bytes = 0;  // that they take: planes, and constant tensors of the format
+  double effective_bits = 0;     // of these bytes, per quantized weight
+  std::string digest;            // hex SHA-256 over all of the above: same plan, same digest
 };
+
+using ChosenWidths = std::map<std::string, Width>;  // by WidthGroup::name
 
 struct PlanOptions {
   uint64_t memory_budget_bytes = 0;
   int workers = 1;
+  // For a recipe that leaves the bits open: one width of each group. Null: each gets its smallest,
+  // and a target below that is InvalidArgument. Outlives the call.
+  const ChosenWidths* widths = nullptr;
 };
 
 // Errors: InvalidArgument (spec against this source: a regex matching nothing, q already quantized

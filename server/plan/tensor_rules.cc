@@ -1,6 +1,8 @@
 #include "server/plan/tensor_rules.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -10,20 +12,26 @@
 namespace sinq {
 namespace {
 
+// What a module that a rule names is, apart from the weights that we quantize.
+enum class RuleKind : uint8_t { kLinear, kOther };
+
 struct NameRule {
   const char* part;  // a whole dotted component, or several
   const char* reason;
+  RuleKind kind = RuleKind::kLinear;
 };
 
 // Components of tensor names, compared whole.
 constexpr std::array kNameRules = {
-    NameRule{"embed_tokens", "embedding: looked up by row, not multiplied"},
-    NameRule{"wte", "embedding: looked up by row, not multiplied"},
-    NameRule{"wpe", "embedding: looked up by row, not multiplied"},
-    NameRule{"word_embeddings", "embedding: looked up by row, not multiplied"},
-    NameRule{"position_embeddings", "embedding: looked up by row, not multiplied"},
-    NameRule{"token_type_embeddings", "embedding: looked up by row, not multiplied"},
-    NameRule{"embeddings", "embedding: looked up by row, not multiplied"},
+    NameRule{"embed_tokens", "embedding: looked up by row, not multiplied", RuleKind::kOther},
+    NameRule{"wte", "embedding: looked up by row, not multiplied", RuleKind::kOther},
+    NameRule{"wpe", "embedding: looked up by row, not multiplied", RuleKind::kOther},
+    NameRule{"word_embeddings", "embedding: looked up by row, not multiplied", RuleKind::kOther},
+    NameRule{"position_embeddings", "embedding: looked up by row, not multiplied",
+             RuleKind::kOther},
+    NameRule{"token_type_embeddings", "embedding: looked up by row, not multiplied",
+             RuleKind::kOther},
+    NameRule{"embeddings", "embedding: looked up by row, not multiplied", RuleKind::kOther},
     NameRule{"lm_head", "output head: engines expect it dense"},
     NameRule{"output", "output head: engines expect it dense"},
     NameRule{"router", "router: engines expect it dense"},
@@ -40,9 +48,9 @@ constexpr std::array kNameRules = {
     NameRule{"mtp", "multi-token prediction head: kept in the source's precision"},
     NameRule{"nextn", "multi-token prediction head: kept in the source's precision"},
     NameRule{"eh_proj", "multi-token prediction head: kept in the source's precision"},
-    NameRule{"conv1d", "convolution or state-space parameter"},
-    NameRule{"A_log", "convolution or state-space parameter"},
-    NameRule{"dt_bias", "convolution or state-space parameter"},
+    NameRule{"conv1d", "convolution or state-space parameter", RuleKind::kOther},
+    NameRule{"A_log", "convolution or state-space parameter", RuleKind::kOther},
+    NameRule{"dt_bias", "convolution or state-space parameter", RuleKind::kOther},
 };
 
 bool HasComponent(absl::string_view name, absl::string_view part) {
@@ -84,6 +92,14 @@ std::optional<std::string> ReasonToCopy(const SourceTensor& tensor, bool bare_fi
   if (!bare_file && !absl::EndsWith(tensor.name, ".weight"))
     return "not the weight of a linear layer";
   return std::nullopt;
+}
+
+bool IsLinear(const SourceTensor& tensor) {
+  if (tensor.shape.size() != 2 || !IsWeightDtype(tensor.dtype)) return false;
+  if (!absl::EndsWith(tensor.name, ".weight") || IsNorm(tensor.name)) return false;
+  return std::none_of(kNameRules.begin(), kNameRules.end(), [&](const NameRule& rule) {
+    return rule.kind != RuleKind::kLinear && HasComponent(tensor.name, rule.part);
+  });
 }
 
 absl::StatusOr<NameFilter> NameFilter::Make(const JobSpec& spec) {

@@ -18,6 +18,10 @@ namespace sinq {
 // `bare_file`: there is no config.json, so names need not follow a model's conventions.
 std::optional<std::string> ReasonToCopy(const SourceTensor& tensor, bool bare_file);
 
+// Whether a model's class has this weight as a linear layer, as far as its name and shape tell:
+// formats name the linear layers that stay dense. Embeddings and norms are none.
+bool IsLinear(const SourceTensor& tensor);
+
 // The include and exclude expressions of a spec. Not thread-safe: it counts what matched.
 class NameFilter {
  public:

@@ -38,6 +38,8 @@ sinq::v1::JobStage ToProto(JobStage stage) {
       return sinq::v1::JOB_STAGE_UNSPECIFIED;
     case JobStage::kPlan:
       return sinq::v1::JOB_STAGE_PLAN;
+    case JobStage::kMeasure:
+      return sinq::v1::JOB_STAGE_MEASURE;
     case JobStage::kQuantize:
       return sinq::v1::JOB_STAGE_QUANTIZE;
     case JobStage::kCommit:
@@ -86,8 +88,30 @@ sinq::v1::TensorAction ToProto(TensorAction action) {
       return sinq::v1::TENSOR_ACTION_COPY;
     case TensorAction::kDrop:
       return sinq::v1::TENSOR_ACTION_DROP;
+    case TensorAction::kFold:
+      return sinq::v1::TENSOR_ACTION_FOLD;
   }
   return sinq::v1::TENSOR_ACTION_UNSPECIFIED;
+}
+
+void FillRule(const RecipeRule& rule, sinq::v1::RecipeRule* out) {
+  out->set_pattern(rule.pattern);
+  out->set_bits(rule.bits);
+  out->set_group_size(rule.group_size);
+  if (rule.symmetric) out->set_symmetric(*rule.symmetric);
+  out->set_method(rule.method);
+  if (!rule.quantize) out->set_quantize(false);
+}
+
+RecipeRule ToRule(const sinq::v1::RecipeRule& rule) {
+  RecipeRule out;
+  out.pattern = rule.pattern();
+  out.quantize = !rule.has_quantize() || rule.quantize();
+  out.bits = rule.bits();
+  out.group_size = rule.group_size();
+  if (rule.has_symmetric()) out.symmetric = rule.symmetric();
+  out.method = rule.method();
+  return out;
 }
 
 void FillRecipe(const JobSpec& spec, sinq::v1::Recipe* out) {
@@ -98,8 +122,28 @@ void FillRecipe(const JobSpec& spec, sinq::v1::Recipe* out) {
   out->set_group_size(spec.group_size);
   out->set_symmetric(spec.symmetric);
   out->set_aux(spec.aux);
+  out->set_tiling(spec.tiling);
+  out->set_fold(spec.fold);
+  out->set_target_bits_per_weight(spec.target_bits_per_weight);
+  out->set_target_size_bytes(static_cast<int64_t>(spec.target_size_bytes));
+  out->set_activations_uri(spec.activations_uri);
+  out->set_gguf_template_uri(spec.gguf_template_uri);
+  for (const RecipeRule& rule : spec.rules) FillRule(rule, out->add_rules());
   for (const std::string& text : spec.include) out->add_include(text);
   for (const std::string& text : spec.exclude) out->add_exclude(text);
+}
+
+// A stream has one recipe for all of its tensors and sees them one by one.
+absl::Status CheckStreamable(const JobSpec& spec) {
+  absl::string_view field;
+  if (spec.bits == 0) field = "bits 0 (chosen under a target)";
+  if (!spec.rules.empty()) field = "rules";
+  if (!spec.activations_uri.empty()) field = "activations_uri";
+  if (field.empty()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                   absl::StrCat("A stream of tensors cannot have ", field,
+                                "; submit a job for that, or leave it out."),
+                   {{"field", "recipe"}});
 }
 
 }  // namespace
@@ -112,19 +156,31 @@ JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri,
   spec.method = OrDefault(recipe.method(), spec.method);
   spec.profile = OrDefault(recipe.profile(), spec.profile);
   spec.format = OrDefault(recipe.format(), spec.format);
-  spec.aux = OrDefault(recipe.aux(), spec.aux);
-  if (recipe.bits() != 0) spec.bits = recipe.bits();
-  if (recipe.group_size() != 0) spec.group_size = recipe.group_size();
-  spec.symmetric = recipe.symmetric();
+  spec.aux = OrDefault(recipe.aux(), DefaultAux(spec.format));
+  spec.target_bits_per_weight = recipe.target_bits_per_weight();
+  // A negative one becomes one above the limit, and is refused as such.
+  spec.target_size_bytes = static_cast<uint64_t>(recipe.target_size_bytes());
+  const bool has_target = spec.target_bits_per_weight != 0 || spec.target_size_bytes != 0;
+  spec.bits = recipe.bits() != 0 || has_target ? recipe.bits() : DefaultBits(spec.method);
+  spec.group_size = recipe.group_size() != 0 ? recipe.group_size() : DefaultGroupSize(spec.format);
+  spec.symmetric = recipe.has_symmetric() ? recipe.symmetric() : DefaultSymmetric(spec.format);
+  spec.tiling = OrDefault(recipe.tiling(), spec.tiling);
+  spec.fold = OrDefault(recipe.fold(), spec.fold);
+  spec.activations_uri = recipe.activations_uri();
+  spec.gguf_template_uri = recipe.gguf_template_uri();
+  for (const sinq::v1::RecipeRule& rule : recipe.rules()) spec.rules.push_back(ToRule(rule));
   spec.include.assign(recipe.include().begin(), recipe.include().end());
   spec.exclude.assign(recipe.exclude().begin(), recipe.exclude().end());
   return spec;
 }
 
 absl::StatusOr<kernels::QuantParams> ToQuantParams(const sinq::v1::Recipe& recipe) {
-  const JobSpec spec = ToJobSpec("/stream", "", recipe);
+  sinq::v1::Recipe streamed = recipe;
+  streamed.set_format("sinq");
+  const JobSpec spec = ToJobSpec("/stream", "", streamed);
   if (absl::Status status = ValidateJobSpec(spec, /*needs_output=*/false); !status.ok())
     return status;
+  if (absl::Status status = CheckStreamable(spec); !status.ok()) return status;
   kernels::QuantParams params;
   kernels::ParseMethod(spec.method, &params.method);
   kernels::ParseProfile(spec.profile, &params.profile);
@@ -132,6 +188,7 @@ absl::StatusOr<kernels::QuantParams> ToQuantParams(const sinq::v1::Recipe& recip
   params.bits = spec.bits;
   params.group_size = spec.group_size;
   params.symmetric = spec.symmetric;
+  kernels::ParseTiling(spec.tiling, &params.tiling);
   if (absl::Status status = kernels::Validate(params); !status.ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
                      absl::StrCat(status.message(), "."), {{"field", "recipe"}});
@@ -198,6 +255,8 @@ sinq::v1::PlannedTensor ToProto(const PlannedTensor& tensor, const Plan& plan) {
     out.set_bits(tensor.params.bits);
     out.set_group_size(tensor.params.group_size);
     out.set_aux(std::string(kernels::AuxName(tensor.params.aux)));
+    out.set_method(std::string(kernels::MethodName(tensor.params.method)));
+    out.set_symmetric(tensor.params.symmetric);
   }
   for (const OutputRange& range : tensor.outputs) {
     sinq::v1::OutputRange* to = out.add_outputs();

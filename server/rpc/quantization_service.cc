@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
+#include "server/export/exporter.h"
 #include "server/rpc/admission.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/unary.h"
@@ -15,6 +16,7 @@ namespace sinq {
 namespace {
 
 constexpr int kMaxPlanPage = 10'000;
+constexpr size_t kMaxFoldRefusals = 100;  // as the proto documents
 constexpr size_t kPlanPageBytes =
     kMaxMessageBytes / 2;  // room for the files and for one last large tensor
 
@@ -24,7 +26,8 @@ absl::Status Draining() {
 }
 
 void CountSubmission(ServiceContext& context, const JobSpec& spec, const char* outcome) {
-  const bool known = spec.method == "sinq" || spec.method == "rtn";
+  kernels::Method method;
+  const bool known = kernels::ParseMethod(spec.method, &method);
   context.metrics.Add(
       "sinq_jobs_submitted_total", 1,
       {{"source", "file"}, {"method", known ? spec.method : "other"}, {"outcome", outcome}});
@@ -88,6 +91,10 @@ absl::Status FillPlan(const Plan& plan, const sinq::v1::PlanJobRequest& request,
     response->mutable_files(static_cast<int>(file))
         ->set_size_bytes(static_cast<int64_t>(plan.files[file].size_bytes));
   }
+  if (*start == 0) {
+    for (const std::string& note : FoldNotes(plan.fold, kMaxFoldRefusals))
+      response->add_fold_notes(note);
+  }
   response->set_source_bytes(static_cast<int64_t>(plan.source_bytes));
   response->set_output_bytes(static_cast<int64_t>(plan.output_bytes));
   response->set_peak_memory_bytes(static_cast<int64_t>(plan.peak_memory_bytes));
@@ -122,13 +129,16 @@ void FillCapabilities(const ServiceContext& context, sinq::v1::GetCapabilitiesRe
   device->set_backend(capabilities.name);
   device->set_architecture(capabilities.target);
   device->set_workers(context.workers);
-  for (const char* method : {"sinq", "rtn"}) response->add_methods(method);
+  for (const absl::string_view method : kernels::MethodNames())
+    response->add_methods(std::string(method));
   for (const char* profile : {"default", "upstream"}) response->add_profiles(profile);
-  response->add_formats("sinq");
+  for (const absl::string_view format : FormatNames()) response->add_formats(std::string(format));
+  response->set_default_format(DefaultFormat());
+  for (const char* tiling : {"1D", "2D"}) response->add_tilings(tiling);
   for (const int bits : {2, 3, 4, 5, 6, 8}) response->add_bits(bits);
   for (const int group : {32, 64, 128}) response->add_group_sizes(group);
   for (const char* dtype : {"BF16", "F16", "F32", "F8_E4M3"}) response->add_input_dtypes(dtype);
-  for (const char* aux : {"u8", "f16"}) response->add_aux(aux);
+  for (const char* aux : {"u8", "f16", "bf16", "f32"}) response->add_aux(aux);
   for (const char* scheme : {"file", "stream"}) response->add_source_schemes(scheme);
   response->set_memory_budget_bytes(static_cast<int64_t>(context.budget.budget_bytes()));
   for (const LimitInfo& info : AllLimits()) {

@@ -46,6 +46,9 @@ TEST(Completion, OffersOptionsOfTheCommandAndGlobalOnes) {
 TEST(Completion, OffersValues) {
   EXPECT_EQ(Offered("sinqctl list -o j"), "json\n");
   EXPECT_EQ(Offered("sinqctl completion z"), "zsh\n");
+  EXPECT_EQ(Offered("sinqctl submit x --format comp"), "compressed-tensors\n");
+  EXPECT_EQ(Offered("sinqctl submit x --bits a"), "auto\n");
+  EXPECT_EQ(Offered("sinqctl submit x --fold o"), "off\n");
 }
 
 TEST(Completion, ZshScriptIsForCompdef) {

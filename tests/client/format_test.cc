@@ -39,5 +39,18 @@ TEST(Format, TableAlignsWithoutTrailingSpaces) {
   EXPECT_EQ(table.Render(), "A     LONG\nwide  x\n?[1m\n");
 }
 
+TEST(Format, ParsesSizes) {
+  EXPECT_EQ(ParseBytes("4096"), 4096);
+  EXPECT_EQ(ParseBytes("9GiB"), int64_t{9} << 30);
+  EXPECT_EQ(ParseBytes("1.5 MiB"), 3 << 19);
+  EXPECT_EQ(ParseBytes("850MB"), 850'000'000);
+  EXPECT_EQ(ParseBytes("1Ti"), int64_t{1} << 40);
+  EXPECT_EQ(ParseBytes("2K"), 2000);
+  for (const char* bad : {"", "0", "-1", "x", "9 apples", "GiB", "9GG", "9iB", "1e3", "2000PiB",
+                          "nan", "inf", "1.2.3", "9GiBB"}) {
+    EXPECT_EQ(ParseBytes(bad), std::nullopt) << bad;
+  }
+}
+
 }  // namespace
 }  // namespace sinq::client

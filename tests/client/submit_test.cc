@@ -1,10 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "absl/time/clock.h"
 #include "tests/client/fake_server.h"
+#include "tests/client/scratch_dir.h"
 
 namespace sinq::client {
 namespace {
@@ -126,6 +129,107 @@ TEST_F(SubmitTest, UsageErrorsExitWithTwo) {
   EXPECT_EQ(Submit({"--wait", "--detach"}).exit_code, 2);
   EXPECT_EQ(Submit({"--timeout", "-1"}).exit_code, 2);
   EXPECT_EQ(server_.Run({"submit", "--help"}).exit_code, 0);
+}
+
+TEST_F(SubmitTest, OnlyWhatWasGivenIsSent) {
+  ASSERT_EQ(Submit({}).exit_code, 0);
+  EXPECT_EQ(server_.jobs.creates.at(0).recipe().ByteSizeLong(), 0u);
+}
+
+TEST_F(SubmitTest, OptionsFillTheRecipe) {
+  const auto result = Submit({"--method", "asinq", "--bits", "8", "--group-size", "128",
+                              "--asymmetric", "--tiling", "2D", "--format", "gguf", "--fold", "off",
+                              "--aux", "f16", "--activations", "/a", "--gguf-template", "/g"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const v1::Recipe& recipe = server_.jobs.creates.at(0).recipe();
+  EXPECT_EQ(recipe.method(), "asinq");
+  EXPECT_EQ(recipe.bits(), 8);
+  EXPECT_EQ(recipe.group_size(), 128);
+  EXPECT_TRUE(recipe.has_symmetric());
+  EXPECT_FALSE(recipe.symmetric());
+  EXPECT_EQ(recipe.tiling(), "2D");
+  EXPECT_EQ(recipe.format(), "gguf");
+  EXPECT_EQ(recipe.fold(), "off");
+  EXPECT_EQ(recipe.aux(), "f16");
+  EXPECT_EQ(recipe.activations_uri(), "/a");
+  EXPECT_EQ(recipe.gguf_template_uri(), "/g");
+}
+
+TEST_F(SubmitTest, ATargetChoosesTheBits) {
+  ASSERT_EQ(Submit({"--bits", "auto", "--target-bpw", "4.25"}).exit_code, 0);
+  EXPECT_EQ(server_.jobs.creates.at(0).recipe().target_bits_per_weight(), 4.25);
+  EXPECT_EQ(server_.jobs.creates.at(0).recipe().bits(), 0);
+  ASSERT_EQ(Submit({"--target-size", "9GiB"}).exit_code, 0);
+  EXPECT_EQ(server_.jobs.creates.at(1).recipe().target_size_bytes(), int64_t{9} << 30);
+}
+
+TEST_F(SubmitTest, WidthsThatDoNotGoTogetherExitWithTwo) {
+  auto result = Submit({"--bits", "auto"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(result.err.find("--target-bpw"), std::string::npos) << result.err;
+  result = Submit({"--bits", "4", "--target-bpw", "4.25"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(result.err.find("leaves nothing to choose"), std::string::npos) << result.err;
+  EXPECT_EQ(Submit({"--bits", "auto", "--target-size", "9 apples"}).exit_code, 2);
+  EXPECT_EQ(Submit({"--target-bpw", "4", "--target-size", "9GiB"}).exit_code, 2);
+  EXPECT_EQ(Submit({"--target-bpw", "-4"}).exit_code, 2);
+  EXPECT_EQ(Submit({"--bits", "7"}).exit_code, 2);
+  EXPECT_EQ(Submit({"--group-size", "48"}).exit_code, 2);
+  EXPECT_EQ(Submit({"--symmetric", "--asymmetric"}).exit_code, 2);
+  EXPECT_EQ(Submit({"--tiling", "3D"}).exit_code, 2);
+  EXPECT_EQ(Submit({"--fold", "maybe"}).exit_code, 2);
+  EXPECT_TRUE(server_.jobs.creates.empty());
+}
+
+class RecipeFileTest : public SubmitTest {
+ protected:
+  RecipeFileTest() { std::filesystem::create_directories(scratch_.path()); }
+  FakeServer::Result SubmitFile(const std::string& content, std::vector<std::string> more = {}) {
+    std::ofstream(path_) << content;
+    more.insert(more.begin(), {"--recipe", path_});
+    return Submit(more);
+  }
+  const ScratchDir scratch_;
+  const std::string path_ = scratch_.path() + "/recipe.json";
+};
+
+TEST_F(RecipeFileTest, OptionsWinOverTheFile) {
+  const auto result = SubmitFile(
+      R"({"bits": 3, "group_size": 128, "include": ["a"], "symmetric": true,
+          "rules": [{"pattern": "down_proj", "bits": 8}, {"pattern": "x", "quantize": false}]})",
+      {"--bits", "5", "--include", "b", "--asymmetric"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const v1::Recipe& recipe = server_.jobs.creates.at(0).recipe();
+  EXPECT_EQ(recipe.bits(), 5);
+  EXPECT_EQ(recipe.group_size(), 128);
+  EXPECT_TRUE(recipe.has_symmetric() && !recipe.symmetric());
+  ASSERT_EQ(recipe.include_size(), 1);
+  EXPECT_EQ(recipe.include(0), "b");
+  ASSERT_EQ(recipe.rules_size(), 2);
+  EXPECT_EQ(recipe.rules(0).bits(), 8);
+  EXPECT_TRUE(recipe.rules(1).has_quantize());
+}
+
+TEST_F(RecipeFileTest, BitsAndTargetsReplaceEachOther) {
+  ASSERT_EQ(SubmitFile(R"({"target_bits_per_weight": 4.25})", {"--bits", "4"}).exit_code, 0);
+  EXPECT_EQ(server_.jobs.creates.at(0).recipe().target_bits_per_weight(), 0);
+  ASSERT_EQ(SubmitFile(R"({"bits": 4})", {"--target-size", "1GiB"}).exit_code, 0);
+  EXPECT_EQ(server_.jobs.creates.at(1).recipe().bits(), 0);
+  ASSERT_EQ(SubmitFile(R"({"target_size_bytes": 100})", {"--bits", "auto"}).exit_code, 0);
+  EXPECT_EQ(server_.jobs.creates.at(2).recipe().target_size_bytes(), 100);
+}
+
+TEST_F(RecipeFileTest, WhatIsNoRecipeExitsWithTwoAndSaysWhy) {
+  const auto unknown = SubmitFile(R"({"bitz": 4})");
+  EXPECT_EQ(unknown.exit_code, 2);
+  EXPECT_NE(unknown.err.find("bitz"), std::string::npos) << unknown.err;
+  EXPECT_EQ(SubmitFile(R"({"rules": [{"pattern": "a", "bitz": 4}]})").exit_code, 2);
+  EXPECT_EQ(SubmitFile(R"({"bits": "four"})").exit_code, 2);
+  EXPECT_EQ(SubmitFile("[]").exit_code, 2);
+  EXPECT_EQ(SubmitFile("").exit_code, 2);
+  EXPECT_EQ(SubmitFile(std::string((1 << 20) + 1, ' ')).exit_code, 2);
+  EXPECT_EQ(Submit({"--recipe", scratch_.path() + "/none"}).exit_code, 3);
+  EXPECT_TRUE(server_.jobs.creates.empty());
 }
 
 TEST_F(SubmitTest, GlobalOptionsBeforeAndAfterTheCommand) {

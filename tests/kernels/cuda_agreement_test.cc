@@ -164,7 +164,8 @@ void ExpectBadElement(const QuantParams& params, const std::vector<size_t>& plac
   for (const size_t place : places) values[place] = value;
   for (const WeightDtype dtype : {WeightDtype::kF32, WeightDtype::kBf16, WeightDtype::kF16}) {
     const TestMatrix matrix = StoreMatrix(70, 128, dtype, values);
-    const absl::Status status = RunBackend(CudaDriver({}, {1, 0, 32}), matrix.View(), params).status;
+    const CudaDriver driver({}, {1, 0, 32});
+    const absl::Status status = RunBackend(driver, matrix.View(), params).status;
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
     EXPECT_TRUE(absl::StrContains(status.message(), expected)) << status << " lacks " << expected;
   }

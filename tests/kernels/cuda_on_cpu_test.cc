@@ -1,5 +1,5 @@
-// What executes the CUDA device code must itself find broken kernels: ones that lack a barrier, ones
-// whose threads disagree about it, ones that write beyond their shared memory.
+// What executes the CUDA device code must itself find broken kernels: ones that lack a barrier,
+// ones whose threads disagree about it, ones that write beyond their shared memory.
 #include "tests/fakes/cuda_on_cpu/cuda_on_cpu.h"
 
 #include <numeric>
@@ -175,6 +175,14 @@ TEST(CudaOnCpuTest, AShuffleThatMeetsABarrierIsAFault) {
       },
       0, "not every lane reached the same warp operation");
 }
+
+// AddressSanitizer ends the process there instead.
+#if !defined(__SANITIZE_ADDRESS__)
+TEST(CudaOnCpuTest, WritingBeyondSharedMemoryIsAFault) {
+  ExpectFault([](Params) { SharedMemory<int>()[ThreadInBlock()] = 1; },
+              (kThreads - 1) * sizeof(int), "wrote beyond its 380 bytes");
+}
+#endif
 
 TEST(CudaOnCpuTest, AShapeThatCannotBeLaunchedIsRefused) {
   std::vector<int> out(1);

@@ -196,7 +196,8 @@ class Machine {
     return true;
   }
 
-  // Different patterns in different orders: not-a-numbers vanish in a minimum, large numbers do not.
+  // Different patterns in different orders: not-a-numbers vanish in a minimum, large numbers do
+  // not.
   void FillShared() {
     auto* bytes = reinterpret_cast<std::byte*>(kernels::shared_memory);
     Allow(bytes, sizeof(kernels::shared_memory));

@@ -17,8 +17,8 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-// Blocks run one after another on an OS thread, so its copy is the block's. (Not thread_local: an array
-// of unknown bound has no need of the initializer that it would look for.)
+// Blocks run one after another on an OS thread, so its copy is the block's. (Not thread_local: an
+// array of unknown bound has no need of the initializer that it would look for.)
 #define __shared__ __thread
 
 struct dim3 {

@@ -134,8 +134,10 @@ TEST(SinqExporterTest, RotaryDummyOnlyForModelsWithLayers) {
 
 TEST(SinqExporterTest, ConfigKeepsTheModelAndReplacesQuantization) {
   const auto files = SinqExporter().SideFiles(
-      R"({"model_type": "llama", "quantization_config": {"quant_method": "fp8"}})", "bfloat16",
-      {Layer(3, 32, kernels::AuxStorage::kU8)});
+      {R"({"model_type": "llama", "quantization_config": {"quant_method": "fp8"}})",
+       "bfloat16",
+       {Layer(3, 32, kernels::AuxStorage::kU8)},
+       {}});
   ASSERT_TRUE(files.ok()) << files.status();
   ASSERT_EQ(files->size(), 2u);
   EXPECT_EQ((*files)[0].name, "config.json");
@@ -148,17 +150,58 @@ TEST(SinqExporterTest, ConfigKeepsTheModelAndReplacesQuantization) {
 }
 
 TEST(SinqExporterTest, ABareFileHasNoConfigAndABrokenOneIsRefused) {
-  const auto bare = SinqExporter().SideFiles(std::nullopt, "bfloat16", {});
+  const auto bare = SinqExporter().SideFiles({std::nullopt, "bfloat16", {}, {}});
   ASSERT_TRUE(bare.ok());
   ASSERT_EQ(bare->size(), 1u);
   EXPECT_EQ(json::parse((*bare)[0].content), json::object());
-  const auto broken = SinqExporter().SideFiles("[1]", "bfloat16", {});
+  const auto broken = SinqExporter().SideFiles({"[1]", "bfloat16", {}, {}});
   EXPECT_EQ(GetErrorDetails(broken.status()).reason, Reason::kMalformedSource);
 }
 
+TEST(SinqExporterTest, AdaptKeepsTheRequestAndSetsTheLayout) {
+  kernels::QuantParams params = Layer(3, 32, kernels::AuxStorage::kU8, true).params;
+  params.layout = kernels::Layout::kAwq;
+  const auto adapted = SinqExporter().Adapt(params, "bfloat16");
+  ASSERT_TRUE(adapted.ok()) << adapted.status();
+  params.layout = kernels::Layout::kSinq;
+  EXPECT_EQ(*adapted, params);
+  EXPECT_TRUE(SinqExporter().HoldsColumnScale());
+}
+
+// The loader multiplies the codebook's values by the scales and does not convert the product.
+TEST(SinqExporterTest, CodebooksHaveScalesInTheComputeDtype) {
+  kernels::QuantParams params;
+  params.method = kernels::Method::kSinqNf4;
+  EXPECT_EQ(SinqExporter().Adapt(params, "bfloat16")->aux, kernels::AuxStorage::kBf16);
+  EXPECT_EQ(SinqExporter().Adapt(params, "float32")->aux, kernels::AuxStorage::kF32);
+  EXPECT_EQ(SinqExporter().Adapt(params, "float16")->aux, kernels::AuxStorage::kF16);
+  QuantizedLayer layer = Layer(4, 64, kernels::AuxStorage::kBf16);
+  layer.params.method = kernels::Method::kSinqNf4;
+  EXPECT_EQ(MetaOf(layer)["tiling_mode"], "2D");  // gemlite's kernel is uniform
+  EXPECT_EQ(MetaOf(layer)["method"], "sinq_nf4");
+  EXPECT_EQ(TensorsOf(layer)[absl::StrCat(kPath, ".meta.scale2")].dtype, "BF16");
+}
+
+TEST(SinqExporterTest, HadamardIsRefused) {
+  kernels::QuantParams params;
+  params.method = kernels::Method::kHadamard;
+  const auto adapted = SinqExporter().Adapt(params, "bfloat16");
+  EXPECT_THAT(std::string(adapted.status().message()), HasSubstr("dense"));
+  EXPECT_EQ(GetErrorDetails(adapted.status()).metadata["field"], "recipe.method");
+}
+
+TEST(SinqExporterTest, SquareTilesSaySo) {
+  QuantizedLayer layer = Layer(4, 64, kernels::AuxStorage::kU8);
+  layer.params.tiling = kernels::Tiling::k2D;
+  EXPECT_EQ(MetaOf(layer)["tiling_mode"], "2D");
+  EXPECT_EQ(MetaOf(layer)["scale.shape"], json::array({2, 64, 1}));
+  EXPECT_EQ(MetaOf(layer)["zero.shape"], json::array({2, 64, 1}));
+  EXPECT_THAT(TensorsOf(layer)[absl::StrCat(kPath, ".meta.scale2")].shape, ElementsAre(2, 1, 64));
+}
+
 TEST(MakeExporterTest, NamesTheFormatsThatExist) {
-  EXPECT_EQ((*MakeExporter("sinq"))->name(), "sinq");
-  EXPECT_THAT(std::string(MakeExporter("gguf").status().message()), HasSubstr("sinq"));
+  for (const absl::string_view name : FormatNames()) EXPECT_EQ((*MakeExporter(name))->name(), name);
+  EXPECT_THAT(std::string(MakeExporter("onnx").status().message()), HasSubstr("sinq"));
 }
 
 }  // namespace

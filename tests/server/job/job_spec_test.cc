@@ -1,5 +1,6 @@
 #include "server/job/job_spec.h"
 
+#include <cmath>
 #include <functional>
 #include <string>
 #include <utility>
@@ -28,6 +29,25 @@ absl::Status ValidateWith(const std::function<void(JobSpec&)>& change) {
   return ValidateJobSpec(spec, /*needs_output=*/true);
 }
 
+void SetTarget(JobSpec& spec, double bits_per_weight) {
+  spec.bits = 0;
+  spec.target_bits_per_weight = bits_per_weight;
+}
+
+// Every field that an older server did not know, away from its default.
+JobSpec WithNewFields() {
+  JobSpec spec = Valid();
+  spec.method = "asinq";
+  SetTarget(spec, 4.1);
+  spec.tiling = "2D";
+  spec.fold = "off";
+  spec.activations_uri = "/models/a.safetensors";
+  spec.rules = {{.pattern = "down_proj", .bits = 8, .group_size = 128, .symmetric = true},
+                {.pattern = "gate", .method = "rtn"},
+                {.pattern = "layers\\.0\\.", .quantize = false}};
+  return spec;
+}
+
 TEST(JobSpecTest, DefaultsAreValid) { EXPECT_TRUE(ValidateJobSpec(Valid(), true).ok()); }
 
 TEST(JobSpecTest, EveryFieldIsChecked) {
@@ -44,8 +64,67 @@ TEST(JobSpecTest, EveryFieldIsChecked) {
       {"output_uri", [](JobSpec& s) { s.output_uri = "s3://bucket"; }},
       {"method", [](JobSpec& s) { s.method = "gptq"; }},
       {"profile", [](JobSpec& s) { s.profile = ""; }},
-      {"format", [](JobSpec& s) { s.format = "awq"; }},
+      {"format", [](JobSpec& s) { s.format = "onnx"; }},
       {"aux", [](JobSpec& s) { s.aux = "U8"; }},
+      {"tiling", [](JobSpec& s) { s.tiling = "3D"; }},
+      {"fold", [](JobSpec& s) { s.fold = "on"; }},
+      {"bits", [](JobSpec& s) { s.bits = 0; }},
+      {"bits", [](JobSpec& s) { s.target_bits_per_weight = 4.25; }},
+      {"bits", [](JobSpec& s) { s.target_size_bytes = 1; }},
+      {"bits", [](JobSpec& s) { s.method = "sinq_nf3"; }},
+      {"bits",
+       [](JobSpec& s) {
+         s.method = "nf4";
+         s.bits = 0;
+         s.target_bits_per_weight = 4;
+       }},
+      {"bits",
+       [](JobSpec& s) {
+         s.format = "awq";
+         s.bits = 0;
+         s.target_bits_per_weight = 4;
+       }},
+      {"target_bits_per_weight", [](JobSpec& s) { SetTarget(s, -1); }},
+      {"target_bits_per_weight", [](JobSpec& s) { SetTarget(s, 16.001); }},
+      {"target_bits_per_weight", [](JobSpec& s) { SetTarget(s, std::nan("")); }},
+      {"target_size_bytes",
+       [](JobSpec& s) {
+         s.bits = 0;
+         s.target_size_bytes = kMaxTargetSizeBytes + 1;
+       }},
+      {"target_size_bytes",
+       [](JobSpec& s) {
+         SetTarget(s, 4);
+         s.target_size_bytes = 1;
+       }},
+      {"activations_uri", [](JobSpec& s) { s.method = "asinq"; }},
+      {"activations_uri", [](JobSpec& s) { s.activations_uri = "/a.safetensors"; }},
+      {"activations_uri",
+       [](JobSpec& s) {
+         s.method = "awq";
+         s.activations_uri = "a.safetensors";
+       }},
+      {"activations_uri", [](JobSpec& s) { s.rules = {{.pattern = "a", .method = "awq"}}; }},
+      {"gguf_template_uri", [](JobSpec& s) { s.gguf_template_uri = "/a.gguf"; }},
+      {"gguf_template_uri",
+       [](JobSpec& s) {
+         s.format = "gguf";
+         s.gguf_template_uri = "/../a.gguf";
+       }},
+      {"rules",
+       [](JobSpec& s) { s.rules.assign(kMaxRecipeRules + 1, {.pattern = "a", .bits = 8}); }},
+      {"rules[0].pattern", [](JobSpec& s) { s.rules = {{.pattern = "(", .bits = 8}}; }},
+      {"rules[0].pattern", [](JobSpec& s) { s.rules = {{.pattern = "", .bits = 8}}; }},
+      {"rules[0].pattern", [](JobSpec& s) { s.rules = {{.pattern = "\xff", .bits = 8}}; }},
+      {"rules[0]", [](JobSpec& s) { s.rules = {{.pattern = "a"}}; }},
+      {"rules[0]", [](JobSpec& s) { s.rules = {{.pattern = "a", .quantize = false, .bits = 8}}; }},
+      {"rules[1].bits",
+       [](JobSpec& s) {
+         s.rules = {{.pattern = "a", .bits = 8}, {.pattern = "b", .bits = 9}};
+       }},
+      {"rules[0].bits", [](JobSpec& s) { s.rules = {{.pattern = "a", .method = "nf3"}}; }},
+      {"rules[0].group_size", [](JobSpec& s) { s.rules = {{.pattern = "a", .group_size = 16}}; }},
+      {"rules[0].method", [](JobSpec& s) { s.rules = {{.pattern = "a", .method = "magic"}}; }},
       {"bits", [](JobSpec& s) { s.bits = 7; }},
       {"bits", [](JobSpec& s) { s.bits = -1; }},
       {"group_size", [](JobSpec& s) { s.group_size = 16; }},
@@ -67,6 +146,7 @@ TEST(JobSpecTest, EveryFieldIsChecked) {
 
 TEST(JobSpecTest, AllViolationsAtOnce) {
   JobSpec spec;
+  spec.source_uri = spec.output_uri = "";
   spec.method = "x";
   spec.bits = 7;
   spec.group_size = 1;
@@ -110,6 +190,49 @@ TEST(JobSpecTest, JsonComesBackAndIsCanonical) {
             R"("source_uri":"/models/llama","symmetric":false})");
 }
 
+TEST(JobSpecTest, NewFieldsAreValidAndComeBack) {
+  JobSpec spec = WithNewFields();
+  ASSERT_TRUE(ValidateJobSpec(spec, true).ok()) << ValidateJobSpec(spec, true);
+  absl::StatusOr<JobSpec> back = JobSpecFromJson(JobSpecToJson(spec));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(*back, spec);
+  spec.target_bits_per_weight = 0;
+  spec.target_size_bytes = kMaxTargetSizeBytes;
+  spec.gguf_template_uri = "/models/a.gguf";
+  back = JobSpecFromJson(JobSpecToJson(spec));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(*back, spec);
+}
+
+// What the store of an older server holds: the canonical form of the time, byte for byte.
+TEST(JobSpecTest, AnOlderSpecificationKeepsItsMeaningAndItsBytes) {
+  const std::string stored =
+      R"({"aux":"f16","bits":3,"exclude":[],"format":"sinq","group_size":128,"include":["a"],)"
+      R"("method":"rtn","output_uri":"/out","profile":"upstream","source_uri":"/in",)"
+      R"("symmetric":true})";
+  const absl::StatusOr<JobSpec> spec = JobSpecFromJson(stored);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->tiling, "1D");
+  EXPECT_EQ(spec->fold, "auto");
+  EXPECT_TRUE(spec->rules.empty());
+  EXPECT_EQ(JobSpecToJson(*spec), stored);
+}
+
+TEST(JobSpecTest, DefaultsFollowTheFormat) {
+  EXPECT_TRUE(DefaultSymmetric("compressed-tensors"));
+  EXPECT_TRUE(DefaultSymmetric("gptq"));
+  EXPECT_FALSE(DefaultSymmetric("awq"));
+  EXPECT_FALSE(DefaultSymmetric("sinq"));
+  EXPECT_EQ(DefaultAux("sinq"), "u8");
+  EXPECT_EQ(DefaultAux("compressed-tensors"), "");
+  EXPECT_EQ(DefaultAux("awq"), "f16");
+  EXPECT_EQ(DefaultGroupSize("gguf"), 32);
+  EXPECT_EQ(DefaultBits("sinq_nf3"), 3);
+  EXPECT_EQ(SelectableBits("compressed-tensors", true), (std::vector<int>{4, 8}));
+  EXPECT_TRUE(SelectableBits("awq", false).empty());
+  EXPECT_TRUE(SelectableBits("gptq", false).empty());
+}
+
 TEST(JobSpecTest, JsonIsReadStrictly) {
   const std::string good = JobSpecToJson(Valid());
   const auto replaced = [&good](const std::string& from, const std::string& to) {
@@ -117,14 +240,29 @@ TEST(JobSpecTest, JsonIsReadStrictly) {
     return text.replace(text.find(from), from.size(), to);
   };
   for (const std::string& bad :
-       {std::string(), std::string("[]"), std::string("null"), good + "x", good.substr(1),
-        replaced("\"bits\":4", "\"bits\":\"4\""), replaced("\"bits\":4", "\"bits\":4.0"),
-        replaced("\"bits\":4", "\"bits\":4,\"bits\":8"), replaced("\"bits\":4,", ""),
-        replaced("\"bits\":4", "\"bits\":4,\"bitz\":4"), replaced("\"bits\":4", "\"bits\":1e99"),
+       {std::string(),
+        std::string("[]"),
+        std::string("null"),
+        good + "x",
+        good.substr(1),
+        replaced("\"bits\":4", "\"bits\":\"4\""),
+        replaced("\"bits\":4", "\"bits\":4.0"),
+        replaced("\"bits\":4", "\"bits\":4,\"bits\":8"),
+        replaced("\"bits\":4,", ""),
+        replaced("\"bits\":4", "\"bits\":4,\"bitz\":4"),
+        replaced("\"bits\":4", "\"bits\":1e99"),
         replaced("\"bits\":4", "\"bits\":18446744073709551615"),
         replaced("\"include\":[]", "\"include\":[1]"),
         replaced("\"include\":[]", "\"include\":[[[[[[]]]]]]"),
-        replaced("\"symmetric\":false", "\"symmetric\":0"), std::string(100000, '[')}) {
+        replaced("\"symmetric\":false", "\"symmetric\":0"),
+        std::string(100000, '['),
+        replaced("\"bits\":4", "\"bits\":4,\"rules\":[1]"),
+        replaced("\"bits\":4", "\"bits\":4,\"rules\":[{}]"),
+        replaced("\"bits\":4", R"("bits":4,"rules":[{"pattern":"a","bitz":4}])"),
+        replaced("\"bits\":4", R"("bits":4,"rules":[{"pattern":"a","pattern":"b"}])"),
+        replaced("\"bits\":4", R"("bits":4,"rules":[{"pattern":"a","symmetric":1}])"),
+        replaced("\"bits\":4", R"("bits":4,"target_bits_per_weight":"4")"),
+        replaced("\"bits\":4", R"("bits":4,"target_size_bytes":-1)")}) {
     EXPECT_EQ(JobSpecFromJson(bad).status().code(), absl::StatusCode::kInvalidArgument)
         << bad.substr(0, 300);
   }

@@ -57,6 +57,20 @@ TEST(TensorRulesTest, ShapeAndDtypeDecideFirst) {
   EXPECT_FALSE(ReasonToCopy(Tensor(name, {64, 64}, "F8_E4M3"), false));
 }
 
+// What a format must name when it stays dense.
+TEST(TensorRulesTest, DenseLinearLayersAreKnown) {
+  EXPECT_TRUE(IsLinear(Tensor("lm_head.weight")));
+  EXPECT_TRUE(IsLinear(Tensor("model.layers.0.mlp.gate.weight", {8, 64})));
+  EXPECT_TRUE(IsLinear(Tensor("model.layers.0.mlp.shared_expert_gate.weight", {1, 64})));
+  EXPECT_TRUE(IsLinear(Tensor("model.visual.blocks.0.attn.qkv.weight")));
+  EXPECT_TRUE(IsLinear(Tensor("model.layers.0.self_attn.q_proj.weight", {64, 50}, "F32")));
+  EXPECT_FALSE(IsLinear(Tensor("model.embed_tokens.weight")));
+  EXPECT_FALSE(IsLinear(Tensor("model.layers.0.self_attn.q_proj.bias", {64})));
+  EXPECT_FALSE(IsLinear(Tensor("model.layers.0.mamba.conv1d.weight")));
+  EXPECT_FALSE(IsLinear(Tensor("model.layers.0.mlp.experts.down_proj.weight", {4, 64, 64})));
+  EXPECT_FALSE(IsLinear(Tensor("model.layers.0.some_norm.weight")));
+}
+
 TEST(TensorRulesTest, ABareFileMayNameItsMatricesFreely) {
   EXPECT_TRUE(ReasonToCopy(Tensor("blocks.0.attn.kernel"), false));
   EXPECT_FALSE(ReasonToCopy(Tensor("blocks.0.attn.kernel"), true));

@@ -1,0 +1,281 @@
+// Codes, packing and error figures (README.md sections 3, 4, 6, 7 and 9).
+#if defined(SINQ_KERNELS_ENCODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef SINQ_KERNELS_ENCODE_INL_H_
+#undef SINQ_KERNELS_ENCODE_INL_H_
+#else
+#define SINQ_KERNELS_ENCODE_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/codebook-inl.h"
+#include "kernels/hadamard-inl.h"
+#include "kernels/layout.h"
+#include "kernels/load-inl.h"
+#include "kernels/sums-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace sinq::kernels {
+namespace HWY_NAMESPACE {
+
+struct ErrorPartials {
+  HWY_ALIGN float error[kVirtualLanes * kVirtualLanes];
+  HWY_ALIGN float power[kVirtualLanes * kVirtualLanes];
+};
+
+constexpr bool IsDivided(Coding coding) {
+  return coding == Coding::kDivide || coding == Coding::kBookDivide;
+}
+constexpr bool HasRowFactor(Coding coding) {
+  return IsDivided(coding) || coding == Coding::kMultiply;
+}
+constexpr bool HasBook(Coding coding) {
+  return coding == Coding::kBook || coding == Coding::kBookDivide;
+}
+
+struct CodeAndLevel {
+  VF code, level;
+};
+
+// What is the same for all values of a group.
+template <Coding kCoding>
+class GroupCoder {
+ public:
+  HWY_INLINE GroupCoder(const EncodeParams& p, size_t e)
+      : zero_(hn::Set(DF(), p.zero[e])),
+        scale_(hn::Set(DF(), p.scale[e])),
+        factor_(HasRowFactor(kCoding) ? hn::Set(DF(), p.row_factor[e]) : Reciprocal(scale_)),
+        stored_zero_(hn::Set(DF(), p.stored_zero[e])),
+        stored_scale_(hn::Set(DF(), p.stored_scale[e])),
+        lowest_(hn::Set(DF(), static_cast<float>(p.code_shift_min))),
+        highest_(hn::Set(DF(), static_cast<float>(p.code_shift_max))),
+        offset_(hn::Set(DF(), static_cast<float>(p.code_offset))),
+        book_{HasBook(kCoding) ? CodebookOf(p.bits == 4 ? Rounding::kNf4 : Rounding::kNf3)
+                               : Codebook()} {}
+
+  HWY_INLINE CodeAndLevel Code(VF y) const {
+    const VF exact = Exact(y);
+    if constexpr (HasBook(kCoding)) return {book_.Code(exact), book_.Nearest(exact)};
+    const VF q = hn::Add(hn::Round(Clamp(exact, lowest_, highest_)), offset_);
+    return {q, q};
+  }
+  HWY_INLINE VF Value(VF level) const {
+    return hn::Mul(hn::Sub(level, stored_zero_), stored_scale_);
+  }
+
+ private:
+  HWY_INLINE VF Exact(VF y) const {
+    if constexpr (IsDivided(kCoding)) return hn::Add(hn::Div(hn::Mul(y, factor_), scale_), zero_);
+    if constexpr (kCoding == Coding::kMultiply)
+      return hn::Add(hn::Mul(hn::Mul(y, factor_), scale_), zero_);
+    return Fma(y, factor_, zero_);
+  }
+
+  const VF zero_, scale_, factor_, stored_zero_, stored_scale_, lowest_, highest_, offset_;
+  const BookLevels book_;
+};
+
+HWY_INLINE void StorePartials(const VF* error, const VF* power, size_t slot,
+                              ErrorPartials& partials) {
+  const DF d;
+  for (size_t part = 0; part < kParts; ++part) {
+    hn::Store(error[part], d, partials.error + slot * kVirtualLanes + part * kLanes);
+    hn::Store(power[part], d, partials.power + slot * kVirtualLanes + part * kLanes);
+  }
+}
+
+// Where a group lies: `column` is the place of its factors in the column arrays.
+struct GroupPlace {
+  size_t e, slot, column;
+};
+
+// Hands the group's codes and values to `sink` and leaves its error sums in the lanes of a slot.
+template <Coding kCoding, class T, class Sink>
+HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, const GroupPlace& place,
+                            ErrorPartials& partials, const Sink& sink) {
+  const DF d;
+  const GroupCoder<kCoding> coder(p, place.e);
+  VF error[kParts], power[kParts];
+  for (size_t i = 0; i < kParts; ++i) error[i] = power[i] = hn::Zero(d);
+  for (int k = 0; k < p.group; k += kVirtualLanes) {
+    for (size_t part = 0; part < kParts; ++part) {
+      const size_t at = static_cast<size_t>(k) + part * kLanes;
+      const VF weight = LoadWeights(d, w + at);
+      const CodeAndLevel coded =
+          coder.Code(hn::Mul(weight, hn::LoadU(d, p.column + place.column + at)));
+      const VF value = hn::Mul(coder.Value(coded.level),
+                               hn::LoadU(d, p.stored_column + place.column + at));
+      const VF miss = hn::Sub(value, weight);
+      error[part] = Fma(miss, miss, error[part]);
+      power[part] = Fma(weight, weight, power[part]);
+      sink(at, coded.code, value);
+    }
+  }
+  StorePartials(error, power, place.slot, partials);
+}
+
+// The same through the Hadamard transform.
+template <class Sink>
+HWY_INLINE void EncodeTransformed(const float* HWY_RESTRICT w, const EncodeParams& p,
+                                  const GroupPlace& place, ErrorPartials& partials,
+                                  const Sink& sink) {
+  const DF d;
+  const GroupCoder<Coding::kHadamard> coder(p, place.e);
+  HWY_ALIGN float y[kMaxGroup];
+  std::copy_n(w, p.group, y);
+  TransformGroup(y, p.group);
+  for (int k = 0; k < p.group; k += static_cast<int>(kLanes))
+    hn::Store(coder.Value(coder.Code(hn::Load(d, y + k)).level), d, y + k);
+  TransformGroup(y, p.group);
+  VF error[kParts], power[kParts];
+  for (size_t i = 0; i < kParts; ++i) error[i] = power[i] = hn::Zero(d);
+  for (int k = 0; k < p.group; k += kVirtualLanes) {
+    for (size_t part = 0; part < kParts; ++part) {
+      const size_t at = static_cast<size_t>(k) + part * kLanes;
+      const VF weight = hn::LoadU(d, w + at), value = hn::Load(d, y + at);
+      const VF miss = hn::Sub(value, weight);
+      error[part] = Fma(miss, miss, error[part]);
+      power[part] = Fma(weight, weight, power[part]);
+      sink(at, value, value);
+    }
+  }
+  StorePartials(error, power, place.slot, partials);
+}
+
+template <Coding kCoding, class Sink>
+HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64_t row, int64_t col,
+                              const GroupPlace& place, ErrorPartials& partials, const Sink& sink) {
+  if constexpr (kCoding != Coding::kHadamard) {
+    if (TilesAreBf16(in)) {
+      HWY_ALIGN uint16_t copy[kMaxGroup];
+      return EncodeGroup<kCoding>(Bf16Row(in, row, col, p.group, copy), p, place, partials, sink);
+    }
+  }
+  HWY_ALIGN float values[kMaxGroup];
+  WidenRow(in, row, col, p.group, values);
+  if constexpr (kCoding == Coding::kHadamard)
+    return EncodeTransformed(values, p, place, partials, sink);
+  EncodeGroup<kCoding>(values, p, place, partials, sink);
+}
+
+// Groups base .. base + count, at most 16; body(i, row, col, place, partials) codes the i-th.
+template <class Body>
+HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t base,
+                            int64_t count, const RowOrder& order, const Body& body) {
+  const int64_t groups_per_row = in.cols / p.group;
+  ErrorPartials partials;
+  std::memset(&partials, 0, sizeof(partials));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t e = base + i, row = e / groups_per_row;
+    const int64_t col = (e - row * groups_per_row) * p.group;
+    const int64_t column = p.column_rows == 0 ? col : row / p.column_rows * in.cols + col;
+    body(i, row, col,
+         GroupPlace{static_cast<size_t>(e), order.slot[i], static_cast<size_t>(column)}, partials);
+  }
+  HWY_ALIGN float error[kVirtualLanes], power[kVirtualLanes];
+  ReduceRows(partials.error, error);
+  ReduceRows(partials.power, power);
+  std::copy_n(error, count, p.error + base);
+  std::copy_n(power, count, p.power + base);
+}
+
+// Shifts codes into words.
+struct PackSink {
+  int32_t* words;
+  int bits;
+  HWY_INLINE void operator()(size_t at, VF code, VF /*value*/) const {
+    const DI di;
+    const auto shifted = hn::ShiftLeftSame(hn::Load(di, words + at), bits);
+    hn::Store(hn::Or(shifted, hn::ConvertTo(di, code)), di, words + at);
+  }
+};
+
+HWY_INLINE void StorePacked(const int32_t* HWY_RESTRICT words, size_t count, int word_bytes,
+                            std::byte* HWY_RESTRICT out) {
+  if (word_bytes == 4) {
+    std::memcpy(out, words, 4 * count);
+    return;
+  }
+  auto* bytes = reinterpret_cast<uint8_t*>(out);
+  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(words[i]);
+}
+
+template <Coding kCoding>
+HWY_INLINE void EncodePacked(const MatrixView& in, const EncodeParams& p, int64_t first,
+                             int64_t last, std::byte* packed) {
+  const CodePacking& packing = PackingFor(p.bits);
+  const int64_t group_rows = in.rows * (in.cols / p.group);
+  const int64_t step = (group_rows + packing.codes_per_word - 1) / packing.codes_per_word;
+  const RowOrder order = MakeRowOrder();
+  HWY_ALIGN int32_t words[kVirtualLanes * kMaxGroup];
+  for (int64_t q = first; q < last; q += kVirtualLanes) {
+    const int64_t count = std::min<int64_t>(kVirtualLanes, last - q);
+    std::memset(words, 0, sizeof(words));
+    for (int64_t chunk = 0; chunk < packing.codes_per_word; ++chunk) {
+      const int64_t base = q + chunk * step;
+      const int64_t present = std::clamp<int64_t>(group_rows - base, 0, count);
+      EncodeBatch(in, p, base, present, order,
+                  [&](int64_t i, int64_t row, int64_t col, const GroupPlace& place,
+                      ErrorPartials& partials) {
+                    EncodeGroupOf<kCoding>(in, p, row, col, place, partials,
+                                           PackSink{words + i * p.group, p.bits});
+                  });
+      for (int64_t i = present * p.group; i < count * p.group; ++i) words[i] <<= p.bits;
+    }
+    StorePacked(words, static_cast<size_t>(count * p.group), packing.word_bytes,
+                packed + static_cast<size_t>(q * p.group * packing.word_bytes));
+  }
+}
+
+void Encode(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t last,
+            std::byte* packed) {
+  switch (params.coding) {
+    case Coding::kDivide:
+      return EncodePacked<Coding::kDivide>(in, params, first, last, packed);
+    case Coding::kMultiply:
+      return EncodePacked<Coding::kMultiply>(in, params, first, last, packed);
+    case Coding::kBook:
+      return EncodePacked<Coding::kBook>(in, params, first, last, packed);
+    case Coding::kBookDivide:
+      return EncodePacked<Coding::kBookDivide>(in, params, first, last, packed);
+    default:
+      return EncodePacked<Coding::kStored>(in, params, first, last, packed);
+  }
+}
+
+// Rows [first, first + count), 16 groups at a time; body as for EncodeBatch.
+template <class Body>
+HWY_INLINE void EncodeRows(const MatrixView& in, const EncodeParams& p, int64_t first,
+                           int64_t count, const Body& body) {
+  const int64_t groups_per_row = in.cols / p.group;
+  const int64_t last = (first + count) * groups_per_row;
+  const RowOrder order = MakeRowOrder();
+  for (int64_t base = first * groups_per_row; base < last; base += kVirtualLanes)
+    EncodeBatch(in, p, base, std::min<int64_t>(kVirtualLanes, last - base), order, body);
+}
+
+struct ByteSink {
+  uint8_t* codes;
+  HWY_INLINE void operator()(size_t at, VF code, VF /*value*/) const {
+    const DI di;
+    const hn::Rebind<uint8_t, DI> d8;
+    hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(di, code)), d8, codes + at);
+  }
+};
+
+void EncodeRowBytes(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t count,
+                    uint8_t* codes) {
+  EncodeRows(in, params, first, count,
+             [&](int64_t, int64_t row, int64_t col, const GroupPlace& place,
+                 ErrorPartials& partials) {
+               EncodeGroupOf<Coding::kStored>(in, params, row, col, place, partials,
+                                              ByteSink{codes + (row - first) * in.cols + col});
+             });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace sinq::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

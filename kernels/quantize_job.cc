@@ -1,0 +1,398 @@
+#include "kernels/quantize_job.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/aux.h"
+#include "kernels/codebook.h"
+#include "kernels/kurtosis.h"
+#include "kernels/non_finite.h"
+
+namespace sinq::kernels {
+namespace {
+
+constexpr int64_t kPackedRowsPerTask = 512;  // packed rows between two looks at `cancelled`
+constexpr int64_t kDenseRowsPerTask = 32;
+
+// Column scales of the activation-aware methods stay within these (README.md section 10).
+constexpr float kLeastColumnScale = 0x1p-14f, kLargestColumnScale = 0x1p15f;
+
+// aux as it will be stored.
+QuantParams Effective(QuantParams params, int64_t rows, int64_t cols) {
+  params.aux = EffectiveAux(params, rows, cols);
+  return params;
+}
+
+float Rcp(float x) { return x == 0 ? 0.0f : 1.0f / x; }
+
+// Index of the first round with the smallest error; round 0 if none is a number.
+int BestRound(const double* error) {
+  int best = 0;
+  for (int round = 1; round < kHqqRounds; ++round) {
+    if (error[round] < error[best]) best = round;
+  }
+  return best;
+}
+
+// For bodies that need no slot of their own.
+PassContext WithoutSlots(PassContext context) {
+  context.slot_bytes = 0;
+  return context;
+}
+
+}  // namespace
+
+void TensorArrays::Take(Arena& arena, int64_t columns, int64_t groups, bool upstream) {
+  column = arena.Floats(columns);
+  inverse_column = arena.Floats(columns);
+  for (float** array : {&scale, &zero, &error, &power}) *array = arena.Floats(groups);
+  if (!upstream) return;
+  for (float** array : {&exact_scale, &exact_zero, &row_factor}) *array = arena.Floats(groups);
+}
+
+QuantizeJob::QuantizeJob(const TileOps& ops, const MatrixView& in, const QuantParams& params,
+                         absl::Span<const PlaneSpec> specs,
+                         absl::Span<const absl::Span<std::byte>> planes, TensorStats* stats)
+    : ops_(ops),
+      in_(in),
+      shape_{Effective(params, in.rows, in.cols), in.rows, in.cols,
+             EffectiveGroupSize(in.cols, params.group_size)},
+      planes_(specs, planes),
+      stats_(*stats),
+      grid_(in.rows, in.cols, shape_.group, params.tiling),
+      store_(ops, shape_, planes_) {}
+
+void QuantizeJob::TakeArrays(Arena& arena) {
+  arrays_.Take(arena, grid_.column_count(), grid_.group_count(), upstream());
+  store_.Take(arena, grid_.column_count(), grid_.group_count());
+  if (uses_activations())
+    activation_arrays_.Take(arena, in_.cols, grid_.group_count(), upstream());
+}
+
+size_t QuantizeJob::FixedBytes() {
+  Arena arena(nullptr);
+  TakeArrays(arena);
+  return arena.used();
+}
+
+size_t QuantizeJob::SlotBytes() const {
+  Arena arena(nullptr);
+  const int64_t rows = uses_activations() ? in_.rows : grid_.tile_rows();
+  TileArrays().Take(arena, rows, grid_.group(), TilesAreBf16(in_), is_hqq());
+  size_t size_bytes = arena.used();
+  if (uses_activations()) size_bytes = std::max(size_bytes, ActivationSlotBytes(in_.cols));
+  if (UsesFusedEncoder()) return size_bytes;
+  Arena codes(nullptr);
+  codes.Bytes(kPackRows * in_.cols);
+  return std::max(size_bytes, codes.used());
+}
+
+bool QuantizeJob::UsesFusedEncoder() const {
+  return params().layout == Layout::kSinq || params().layout == Layout::kHqq ||
+         params().layout == Layout::kDense;
+}
+
+absl::Status QuantizeJob::ApplyKurtosisGate() {
+  const bool has_codebook = HasCodebook(rounding());
+  if (!upstream() || !Balances(params().method) || has_codebook) return absl::OkStatus();
+  stats_.kurtosis = Kurtosis(ops_, in_);
+  if (!std::isfinite(stats_.kurtosis)) return FirstNonFinite(in_, 0);
+  if (stats_.kurtosis <= kKurtosisGate) return absl::OkStatus();
+  stats_.kurtosis_gate_closed = true;
+  shape_.params.method = Method::kRtn;
+  return absl::OkStatus();
+}
+
+absl::Status QuantizeJob::Run(absl::Span<std::byte> scratch, ParallelFor parallel_for,
+                              absl::FunctionRef<bool()> cancelled) {
+  Arena arena(scratch.data());
+  TakeArrays(arena);
+  const PassContext context{ops_,        in_,          scratch.subspan(arena.used()),
+                            SlotBytes(), parallel_for, cancelled};
+  if (uses_activations()) {
+    if (absl::Status status = SearchFactor(context); !status.ok()) return status;
+  }
+  if (absl::Status status = FitTiles(context); !status.ok()) return status;
+  if (absl::Status status = Store(); !status.ok()) return status;
+  if (absl::Status status = Encode(context); !status.ok()) return status;
+  SumErrors();
+  return absl::OkStatus();
+}
+
+FitParams QuantizeJob::MakeFitParams() const {
+  return {params().bits, symmetric(), params().method != Method::kRtn, rounding(),
+          ZeroGridOf(params())};
+}
+
+// The search looks at 1D tiles whatever the tiling.
+absl::Status QuantizeJob::SearchFactor(const PassContext& context) {
+  const TileGrid columns(in_.rows, in_.cols, shape_.group, Tiling::k1D);
+  const auto note = [&](const ReadyTile& ready) {
+    NoteTile(ops_, columns, ready, activation_arrays_);
+  };
+  const absl::StatusOr<std::vector<Balance>> balanced =
+      ForTiles(context, columns, params(), balances(), note);
+  if (!balanced.ok()) return balanced.status();
+  return SearchColumnFactor(context, params(), shape_.group, activation_arrays_, &factor_);
+}
+
+absl::Status QuantizeJob::FitTiles(const PassContext& context) {
+  const absl::StatusOr<std::vector<Balance>> balanced =
+      ForTiles(context, grid_, params(), balances(), [&](const ReadyTile& ready) {
+        if (upstream()) {
+          FitUpstream(ready);
+        } else {
+          FitDefault(ready);
+        }
+      });
+  if (!balanced.ok()) return balanced.status();
+  Collect(*balanced);
+  return absl::OkStatus();
+}
+
+float QuantizeJob::ColumnScale(const ReadyTile& ready, int k) const {
+  const float t = ready.arrays->balance.best_column_scale[k];
+  if (factor_ == nullptr) return t;
+  const int64_t column = grid_.Range(ready.index).first_col + k;
+  return std::clamp(t / factor_[column], kLeastColumnScale, kLargestColumnScale);
+}
+
+void QuantizeJob::FitDefault(const ReadyTile& ready) {
+  float u[kMaxGroup];
+  float* column = arrays_.column + grid_.FirstColumn(ready.index);
+  for (int k = 0; k < grid_.group(); ++k) {
+    column[k] = RoundToStored(ColumnScale(ready, k), params().aux);
+    u[k] = 1.0f / column[k] * std::ldexp(1.0f, ready.balance.exponent);
+  }
+  TileArrays& buffers = *ready.arrays;
+  if (is_hqq()) {
+    FitHqqDefault(ready, u);
+  } else {
+    ops_.fit(ready.tile, u, MakeFitParams(), buffers.scale, buffers.zero);
+  }
+  const float undo = std::ldexp(1.0f, -ready.balance.exponent);
+  int64_t e = grid_.FirstGroup(ready.index);
+  for (int64_t i = 0; i < ready.tile.rows; ++i, e += grid_.GroupStride()) {
+    arrays_.scale[e] = buffers.scale[i] * undo;
+    arrays_.zero[e] = buffers.zero[i];
+  }
+}
+
+void QuantizeJob::FitHqqDefault(const ReadyTile& ready, const float* u) {
+  HqqOutcome& hqq = ready.arrays->hqq;
+  ops_.fit_hqq(ready.tile, {u, nullptr}, MakeFitParams(), &hqq);
+  std::copy_n(hqq.history + BestRound(hqq.error) * hqq.stride, ready.tile.rows,
+              ready.arrays->zero);
+}
+
+void QuantizeJob::FitHqqUpstream(const ReadyTile& ready, const UpstreamFactors& factors) {
+  HqqOutcome& hqq = ready.arrays->hqq;
+  ops_.fit_hqq(ready.tile, factors, MakeFitParams(), &hqq);
+  const float* best = hqq.history + BestRound(hqq.error) * hqq.stride;
+  const float* last_used = hqq.history + (kHqqRounds - 2) * hqq.stride;
+  int64_t e = grid_.FirstGroup(ready.index);
+  for (int64_t i = 0; i < ready.tile.rows; ++i, e += grid_.GroupStride()) {
+    arrays_.exact_scale[e] = hqq.inverse[i];
+    arrays_.exact_zero[e] = last_used[i];
+    arrays_.scale[e] = hqq.scale[i];
+    arrays_.zero[e] = best[i];
+  }
+}
+
+void QuantizeJob::FitUpstream(const ReadyTile& ready) {
+  float u[kMaxGroup];
+  const int64_t first_column = grid_.FirstColumn(ready.index);
+  for (int k = 0; k < grid_.group(); ++k) {
+    const float t = ColumnScale(ready, k);
+    arrays_.column[first_column + k] = t;
+    arrays_.inverse_column[first_column + k] = u[k] = 1.0f / t;
+  }
+  TileArrays& buffers = *ready.arrays;
+  float* row_factor = buffers.balance.row_reciprocal;
+  const int64_t rows = ready.tile.rows;
+  for (int64_t i = 0; i < rows; ++i) row_factor[i] = 1.0f / buffers.balance.best_row_scale[i];
+  int64_t e = grid_.FirstGroup(ready.index);
+  for (int64_t i = 0; i < rows; ++i, e += grid_.GroupStride())
+    arrays_.row_factor[e] = buffers.balance.best_row_scale[i];
+  if (is_hqq()) return FitHqqUpstream(ready, {u, row_factor});
+  ops_.fit_upstream(ready.tile, {u, row_factor}, MakeFitParams(), buffers.scale, buffers.zero);
+  e = grid_.FirstGroup(ready.index);
+  for (int64_t i = 0; i < rows; ++i, e += grid_.GroupStride()) {
+    // Neighbours in a column are far apart here; what follows from these is made in
+    // FinishUpstream.
+    arrays_.exact_scale[e] = buffers.scale[i];
+    arrays_.exact_zero[e] = buffers.zero[i];
+  }
+}
+
+void QuantizeJob::Collect(const std::vector<Balance>& balances) {
+  int64_t rounds = 0;
+  for (const Balance& balance : balances) {
+    stats_.imbalance_before = std::max<double>(stats_.imbalance_before, balance.imbalance_before);
+    stats_.imbalance_after = std::max<double>(stats_.imbalance_after, balance.imbalance_after);
+    ++stats_.tiles_by_rounds[static_cast<size_t>(balance.rounds)];
+    rounds += balance.rounds;
+  }
+  stats_.mean_rounds = static_cast<double>(rounds) / static_cast<double>(balances.size());
+}
+
+// From r: what is stored (s * r), and the factor of the codes (1 / r).
+void QuantizeJob::FinishUpstream() {
+  const int64_t groups = grid_.group_count();
+  if (!is_hqq()) {
+    std::copy_n(arrays_.exact_scale, groups, arrays_.scale);
+    std::copy_n(arrays_.exact_zero, groups, arrays_.zero);
+  }
+  for (int64_t e = 0; e < groups; ++e) {
+    const float r = arrays_.row_factor[e];
+    arrays_.scale[e] *= r;
+    arrays_.row_factor[e] = 1.0f / r;
+  }
+}
+
+// Moves a power of two between the scales and t so that both stay clear of the ends of F16
+// (README.md section 4).
+void QuantizeJob::CentreExponents() {
+  const bool holds_column_scale =
+      params().layout == Layout::kSinq || params().layout == Layout::kDense;
+  if (!holds_column_scale || !params().own_column_scale || rounding() == Rounding::kHadamard)
+    return;
+  float largest_scale = 0, largest_column = 0;
+  for (int64_t e = 0; e < grid_.group_count(); ++e)
+    largest_scale = std::max(largest_scale, std::abs(arrays_.scale[e]));
+  for (int64_t k = 0; k < grid_.column_count(); ++k)
+    largest_column = std::max(largest_column, arrays_.column[k]);
+  if (largest_scale == 0) return;
+  const int distance = std::ilogb(largest_scale) - std::ilogb(largest_column);
+  const int shift = distance >= 0 ? distance / 2 : -((1 - distance) / 2);
+  const float up = std::ldexp(1.0f, shift), down = std::ldexp(1.0f, -shift);
+  for (int64_t k = 0; k < grid_.column_count(); ++k) arrays_.column[k] *= up;
+  for (int64_t e = 0; e < grid_.group_count(); ++e) arrays_.scale[e] *= down;
+}
+
+// Writes t, scales and zeros; leaves in the arrays what a reader will see, in row order.
+absl::Status QuantizeJob::Store() {
+  if (upstream()) {
+    FinishUpstream();
+  } else {
+    CentreExponents();
+  }
+  const size_t columns = static_cast<size_t>(grid_.column_count());
+  const size_t groups = static_cast<size_t>(grid_.group_count());
+  const GroupValues values{
+      {arrays_.column, columns}, {arrays_.scale, groups}, {arrays_.zero, groups}};
+  if (absl::Status status = store_.Store(values); !status.ok()) return status;
+  if (!upstream()) {
+    for (size_t k = 0; k < columns; ++k) arrays_.inverse_column[k] = Rcp(arrays_.column[k]);
+  }
+  if (grid_.is_square()) ToRowOrder();
+  return absl::OkStatus();
+}
+
+// The groups of each row of tiles, from tile order to row order.
+void QuantizeJob::ToRowOrder() {
+  const int64_t side = grid_.group(), tiles = grid_.groups_per_row();
+  for (float* array : {arrays_.scale, arrays_.zero, arrays_.exact_scale, arrays_.exact_zero,
+                       arrays_.row_factor}) {
+    if (array == nullptr) continue;
+    for (float* block = array; block < array + grid_.group_count(); block += side * tiles) {
+      for (int64_t j = 0; j < tiles; ++j) {
+        for (int64_t i = 0; i < side; ++i) arrays_.error[i * tiles + j] = block[j * side + i];
+      }
+      std::copy_n(arrays_.error, side * tiles, block);
+    }
+  }
+}
+
+Coding QuantizeJob::MakeCoding() const {
+  if (HasCodebook(rounding())) return upstream() ? Coding::kBookDivide : Coding::kBook;
+  if (rounding() == Rounding::kHadamard) return Coding::kHadamard;
+  if (!upstream()) return Coding::kStored;
+  return is_hqq() ? Coding::kMultiply : Coding::kDivide;
+}
+
+EncodeParams QuantizeJob::MakeEncodeParams() const {
+  EncodeParams p;
+  p.coding = MakeCoding();
+  p.bits = params().bits;
+  p.group = grid_.group();
+  p.column_rows = grid_.is_square() ? grid_.tile_rows() : 0;
+  p.code_shift_max = (1 << params().bits) - 1;
+  if (upstream() && symmetric()) {
+    // Rounded around zero, then moved up: the authors' "noz" codes 0 .. 2h - 1 around h.
+    const int half = (1 << (params().bits - 1)) - 1;
+    p.code_shift_min = -half - 1;
+    p.code_shift_max = half - 1;
+    p.code_offset = half;
+  }
+  p.column = arrays_.inverse_column;
+  p.row_factor = arrays_.row_factor;
+  p.scale = upstream() ? arrays_.exact_scale : arrays_.scale;
+  p.zero = upstream() ? arrays_.exact_zero : arrays_.zero;
+  p.stored_scale = arrays_.scale;
+  p.stored_zero = arrays_.zero;
+  p.stored_column = arrays_.column;
+  p.error = arrays_.error;
+  p.power = arrays_.power;
+  return p;
+}
+
+absl::Status QuantizeJob::Encode(const PassContext& context) {
+  if (upstream() && symmetric())
+    std::fill_n(arrays_.exact_zero, grid_.group_count(), 0.0f);
+  const EncodeParams encode = MakeEncodeParams();
+  if (params().layout == Layout::kDense) return EncodeDense(context, encode);
+  return UsesFusedEncoder() ? EncodePacked(context, encode) : EncodeForeign(context, encode);
+}
+
+absl::Status QuantizeJob::EncodePacked(const PassContext& context, const EncodeParams& encode) {
+  const int64_t per_word = PackingFor(params().bits).codes_per_word;
+  const int64_t packed_rows = (grid_.group_count() + per_word - 1) / per_word;
+  const int64_t tasks = (packed_rows + kPackedRowsPerTask - 1) / kPackedRowsPerTask;
+  std::byte* const packed = planes_.Of(PlaneKind::kCodes).data();
+  return ForItems(WithoutSlots(context), tasks, "row blocks", [&](std::byte*, int64_t task) {
+    const int64_t first = task * kPackedRowsPerTask;
+    ops_.encode(in_, encode, first, std::min(first + kPackedRowsPerTask, packed_rows), packed);
+  });
+}
+
+absl::Status QuantizeJob::EncodeDense(const PassContext& context, const EncodeParams& encode) {
+  const int64_t tasks = (in_.rows + kDenseRowsPerTask - 1) / kDenseRowsPerTask;
+  std::byte* const dense = planes_.Of(PlaneKind::kDense).data();
+  return ForItems(WithoutSlots(context), tasks, "row blocks", [&](std::byte*, int64_t task) {
+    const int64_t first = task * kDenseRowsPerTask;
+    ops_.encode_dense(in_, encode, first, std::min(kDenseRowsPerTask, in_.rows - first), dense);
+  });
+}
+
+absl::Status QuantizeJob::EncodeForeign(const PassContext& context, const EncodeParams& encode) {
+  const int64_t tasks = (in_.rows + kPackRows - 1) / kPackRows;
+  const absl::Span<std::byte> codes_plane = planes_.Of(PlaneKind::kCodes);
+  const absl::Span<std::byte> blocks_plane = planes_.Of(PlaneKind::kBlocks);
+  return ForItems(context, tasks, "row blocks", [&](std::byte* slot, int64_t task) {
+    auto* codes = reinterpret_cast<uint8_t*>(slot);
+    const int64_t first = task * kPackRows, count = std::min(kPackRows, in_.rows - first);
+    ops_.encode_rows(in_, encode, first, count, codes);
+    if (blocks_plane.empty()) return PackCodes(shape_, codes, first, count, codes_plane);
+    PackBlocks(shape_, codes, store_.scale_bits(), store_.minimum_bits(), first, count,
+               blocks_plane);
+  });
+}
+
+void QuantizeJob::SumErrors() {
+  const int64_t tiles = grid_.groups_per_row();
+  double error = 0, power = 0;
+  for (int64_t first = 0; first < in_.rows; first += kRowBlock) {
+    const int64_t last = std::min<int64_t>(in_.rows, first + kRowBlock) * tiles;
+    double block_error = 0, block_power = 0;
+    for (int64_t e = first * tiles; e < last; ++e) {
+      block_error += arrays_.error[e];
+      block_power += arrays_.power[e];
+    }
+    error += block_error;
+    power += block_power;
+  }
+  stats_.relative_error = power == 0 ? 0 : std::sqrt(error / power);
+}
+
+}  // namespace sinq::kernels
