@@ -207,7 +207,8 @@ PackedPiece PieceOf(const CudaTensor& tensor, const RowRange& rows) {
     case Layout::kCompressedTensors:
       break;
     default:
-      return WholeRows(rows, static_cast<size_t>(tensor.cols / kGgufValues * GgufBlockBytes(tensor)));
+      return WholeRows(rows,
+                       static_cast<size_t>(tensor.cols / kGgufValues * GgufBlockBytes(tensor)));
   }
   return WholeRows(rows, static_cast<size_t>(words) * 4);
 }
