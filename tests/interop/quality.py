@@ -2,7 +2,8 @@
 """What quantization costs: KL divergence, perplexity ratio and same-top-token rate against a reference model.
 
 usage: quality.py REFERENCE_DIR OTHER_DIR [--ids FILE.safetensors] [--sequences N]
-Either directory may be an ordinary or a SINQ native checkpoint. Weights are brought to F32, so that only they differ.
+Either directory may be an ordinary checkpoint or one of a quantized format. Weights are brought to F32, so that only
+they differ.
 FILE holds one integer tensor [sequences, length]; default: the ids sampled from the sample model itself.
 One JSON line: kl (mean over positions, nats, KL(reference || other)), perplexity_ratio, same_top.
 """
@@ -16,6 +17,7 @@ import warnings
 import numpy as np
 import torch
 
+import formats
 import native
 
 SAMPLED = pathlib.Path(__file__).resolve().parents[1] / "data" / "tiny-llama" / "sampled_ids.safetensors"
@@ -48,6 +50,8 @@ def dense_of(directory):
     directory = pathlib.Path(directory)
     if (directory / native.SIDECAR).exists():
         return native.dense_tensors(directory)[0]
+    if formats.is_format(directory):
+        return formats.dense_tensors(directory)[0]
     return {n: native.as_float32(d, a) for n, (d, a) in native.read_checkpoint(directory).items()}
 
 

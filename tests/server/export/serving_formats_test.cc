@@ -20,8 +20,8 @@ using nlohmann::json;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr char kConfig[] =
-    R"({"model_type": "llama", "dtype": "bfloat16", "quantization_config": {"quant_method": "fp8"}})";
+constexpr char kConfig[] = R"({"model_type": "llama", "dtype": "bfloat16",
+                              "quantization_config": {"quant_method": "fp8"}})";
 
 struct Request {
   int bits = 4;
