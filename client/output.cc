@@ -140,7 +140,11 @@ std::string PlanText(const v1::PlanJobResponse& plan) {
   sums.Add({"quantized weights", absl::StrCat(plan.quantized_weights())});
   sums.Add({"bits per weight", BitsText(plan.effective_bits())});
   sums.Add({"digest", plan.digest()});
-  return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n", sums.Render());
+  Table folds({"FOLDING"});
+  for (const std::string& note : plan.fold_notes()) folds.Add({note});
+  return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n",
+                      plan.fold_notes().empty() ? "" : absl::StrCat(folds.Render(), "\n"),
+                      sums.Render());
 }
 
 std::string ArtifactsText(const v1::ListArtifactsResponse& list) {

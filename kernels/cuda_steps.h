@@ -42,8 +42,9 @@ struct DeviceWeights {
   int64_t first_col = 0, cols = 0;  // held; multiples of the effective group size
   int64_t stride = 0;               // elements from row to row, a multiple of 16
   WeightDtype dtype = WeightDtype::kBf16;
-  // These three cover the whole tensor wherever the piece lies. null: all 1.
-  const float* block_scales = nullptr;   // kF8E4M3: [ceil(N/128), ceil(K/128)]
+  // These cover the whole tensor wherever the piece lies. null: all 1.
+  const float* block_scales = nullptr;   // kF8E4M3: [ceil(N/128), block_scales_per_row]
+  int64_t block_scales_per_row = 0;      // ceil(K/128)
   const float* row_factor = nullptr;     // [N], README.md section 8
   const float* column_factor = nullptr;  // [K]
 };

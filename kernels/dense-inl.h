@@ -85,8 +85,6 @@ void EncodeDense(const MatrixView& in, const EncodeParams& params, int64_t first
       return EncodeDenseRows<Coding::kBookDivide>(in, params, first, count, dense);
     case Coding::kHadamard:
       return EncodeDenseRows<Coding::kHadamard>(in, params, first, count, dense);
-    case Coding::kHadamardDivide:
-      return EncodeDenseRows<Coding::kHadamardDivide>(in, params, first, count, dense);
   }
 }
 

@@ -131,6 +131,8 @@ void CheckMethod(const QuantParams& params, Sentences& violations) {
   }
   if (rounding == Rounding::kHadamard && params.tiling == Tiling::k2D)
     violations.push_back("method hadamard has no tiles; use tiling 1D");
+  if (rounding == Rounding::kHadamard && params.profile == Profile::kUpstream)
+    violations.push_back("method hadamard is not the authors'; use profile default");
 }
 
 struct LayoutRule {

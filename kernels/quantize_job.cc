@@ -306,8 +306,7 @@ void QuantizeJob::ToRowOrder() {
 
 Coding QuantizeJob::MakeCoding() const {
   if (HasCodebook(rounding())) return upstream() ? Coding::kBookDivide : Coding::kBook;
-  if (rounding() == Rounding::kHadamard)
-    return upstream() ? Coding::kHadamardDivide : Coding::kHadamard;
+  if (rounding() == Rounding::kHadamard) return Coding::kHadamard;
   if (!upstream()) return Coding::kStored;
   return is_hqq() ? Coding::kMultiply : Coding::kDivide;
 }

@@ -50,7 +50,15 @@ struct TileStats {
 };
 
 // What a zero is rounded to before codes are made (zeta, README.md section 4).
-enum class ZeroGrid : uint8_t { kSixteenths, k256ths, kInteger, kIntegerFromOne, kF16, kBf16, kF32 };
+enum class ZeroGrid : uint8_t {
+  kSixteenths,
+  k256ths,  // of a codebook
+  kInteger,
+  kIntegerFromOne,
+  kF16,
+  kBf16,
+  kF32,
+};
 
 // How scale and zero of a group are searched for (README.md sections 4 and 9).
 struct FitParams {
@@ -87,7 +95,6 @@ enum class Coding : uint8_t {
   kBook,          // kStored, then the nearest value of the codebook
   kBookDivide,    // kDivide, then the nearest value of the codebook
   kHadamard,      // kStored on the transformed group
-  kHadamardDivide // kDivide on the transformed group
 };
 
 // Final codes of one tensor from stored values (profile default) or from the exact ones (upstream).

@@ -38,6 +38,8 @@ sinq::v1::JobStage ToProto(JobStage stage) {
       return sinq::v1::JOB_STAGE_UNSPECIFIED;
     case JobStage::kPlan:
       return sinq::v1::JOB_STAGE_PLAN;
+    case JobStage::kMeasure:
+      return sinq::v1::JOB_STAGE_MEASURE;
     case JobStage::kQuantize:
       return sinq::v1::JOB_STAGE_QUANTIZE;
     case JobStage::kCommit:

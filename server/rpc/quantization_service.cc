@@ -16,6 +16,7 @@ namespace sinq {
 namespace {
 
 constexpr int kMaxPlanPage = 10'000;
+constexpr size_t kMaxFoldRefusals = 100;  // as the proto documents
 constexpr size_t kPlanPageBytes =
     kMaxMessageBytes / 2;  // room for the files and for one last large tensor
 
@@ -89,6 +90,10 @@ absl::Status FillPlan(const Plan& plan, const sinq::v1::PlanJobRequest& request,
     response->add_files()->set_name(plan.files[file].name);
     response->mutable_files(static_cast<int>(file))
         ->set_size_bytes(static_cast<int64_t>(plan.files[file].size_bytes));
+  }
+  if (*start == 0) {
+    for (const std::string& note : FoldNotes(plan.fold, kMaxFoldRefusals))
+      response->add_fold_notes(note);
   }
   response->set_source_bytes(static_cast<int64_t>(plan.source_bytes));
   response->set_output_bytes(static_cast<int64_t>(plan.output_bytes));

@@ -35,13 +35,13 @@ absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress pr
 void Pipeline::ReadAhead(const std::set<std::string>& finished,
                          absl::FunctionRef<bool()> cancelled) {
   for (const PlannedTensor& tensor : context_.plan.tensors) {
-    if (tensor.action == TensorAction::kDrop || finished.contains(tensor.source.name)) continue;
+    if (!HasUnit(context_.phase, tensor) || finished.contains(tensor.source.name)) continue;
     if (cancelled()) {
       Fail(absl::CancelledError("stopped between tensors"));
       break;
     }
     Item item{&tensor, {}};
-    if (tensor.action == TensorAction::kQuantize) {
+    if (tensor.action != TensorAction::kCopy) {
       absl::StatusOr<UnitMemory> memory = ReadUnit(context_, tensor, cancelled);
       if (!memory.ok()) {
         Fail(memory.status());
@@ -72,13 +72,21 @@ absl::StatusOr<UnitRecord> Pipeline::Process(Item& item, absl::FunctionRef<bool(
     return CopyUnit(context_, *item.tensor, cancelled);
   kernels::TensorStats stats;
   const auto begin = std::chrono::steady_clock::now();
-  absl::StatusOr<UnitRecord> record =
-      QuantizeUnit(context_, *item.tensor, item.memory, cancelled, &stats);
+  absl::StatusOr<UnitRecord> record = Compute(item, cancelled, &stats);
   context_.pool.Release(std::move(item.memory.buffer));
-  if (record.ok())
+  if (record.ok() && record->quantized)
     Count(*item.tensor, stats,
           std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return record;
+}
+
+absl::StatusOr<UnitRecord> Pipeline::Compute(Item& item, absl::FunctionRef<bool()> cancelled,
+                                             kernels::TensorStats* stats) {
+  if (context_.phase == Phase::kMeasure)
+    return MeasureUnit(context_, *item.tensor, item.memory, cancelled);
+  if (item.tensor->action == TensorAction::kFold)
+    return FoldUnit(context_, *item.tensor, item.memory);
+  return QuantizeUnit(context_, *item.tensor, item.memory, cancelled, stats);
 }
 
 void Pipeline::Fail(const absl::Status& status) {
@@ -90,12 +98,14 @@ void Pipeline::Fail(const absl::Status& status) {
 }
 
 void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
-  metrics_.Add("sinq_tensors_total", 1, {{"action", std::string(ActionName(tensor.action))}});
+  const bool measured = context_.phase == Phase::kMeasure;
+  const absl::string_view action = measured ? "measure" : ActionName(tensor.action);
+  metrics_.Add("sinq_tensors_total", 1, {{"action", std::string(action)}});
   metrics_.Add("sinq_weight_bytes_in_total", static_cast<double>(tensor.source.size_bytes),
                {{"source", "file"}});
   double bytes_out = 0;
   for (const OutputRange& range : tensor.outputs)
-    bytes_out += static_cast<double>(range.tensor.size_bytes);
+    bytes_out += measured ? 0 : static_cast<double>(range.tensor.size_bytes);
   metrics_.Add("sinq_weight_bytes_out_total", bytes_out, {{"sink", "dir"}});
   checkpointer_.Add(tensor, std::move(record));
   MutexLock lock(&mutex_);

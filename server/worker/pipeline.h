@@ -1,5 +1,5 @@
-// Reads ahead, computes and writes all unfinished tensors of a plan at once, within the memory
-// budget.
+// Reads ahead, computes and writes all unfinished tensors of one phase of a plan at once, within the
+// memory budget.
 #ifndef SINQ_SERVER_WORKER_PIPELINE_H_
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 
@@ -33,7 +33,7 @@ class Pipeline {
         on_progress_(on_progress),
         queue_(static_cast<size_t>(workers)) {}
 
-  // All tensors but those named in `finished`. The first error, or Cancelled once `stopped` is
+  // All units of the context's phase but the tensors named in `finished`. The first error, or Cancelled once `stopped` is
   // true.
   absl::Status Run(const std::set<std::string>& finished, JobProgress progress,
                    absl::FunctionRef<bool()> stopped);
@@ -47,6 +47,8 @@ class Pipeline {
   void ReadAhead(const std::set<std::string>& finished, absl::FunctionRef<bool()> cancelled);
   void Work(absl::FunctionRef<bool()> cancelled);
   absl::StatusOr<UnitRecord> Process(Item& item, absl::FunctionRef<bool()> cancelled);
+  absl::StatusOr<UnitRecord> Compute(Item& item, absl::FunctionRef<bool()> cancelled,
+                                     kernels::TensorStats* stats);
   void Fail(const absl::Status& status);
   void Done(const PlannedTensor& tensor, UnitRecord record);
   void Count(const PlannedTensor& tensor, const kernels::TensorStats& stats, double seconds);
