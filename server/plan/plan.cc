@@ -19,13 +19,28 @@ absl::string_view ActionName(TensorAction action) {
 }
 
 bool HasUnit(Phase phase, const PlannedTensor& tensor) {
-  return phase == Phase::kMeasure ? tensor.measured : tensor.action != TensorAction::kDrop;
+  switch (phase) {
+    case Phase::kWidths:
+      return !tensor.candidates.empty();
+    case Phase::kMeasure:
+      return tensor.measured;
+    case Phase::kQuantize:
+      return tensor.action != TensorAction::kDrop;
+  }
+  return false;
 }
 
 std::string UnitName(Phase phase, const PlannedTensor& tensor) {
   // No tensor's name has a control character.
-  return phase == Phase::kMeasure ? absl::StrCat("measure\t", tensor.source.name)
-                                  : tensor.source.name;
+  switch (phase) {
+    case Phase::kWidths:
+      return absl::StrCat("widths\t", tensor.source.name);
+    case Phase::kMeasure:
+      return absl::StrCat("measure\t", tensor.source.name);
+    case Phase::kQuantize:
+      return tensor.source.name;
+  }
+  return "";
 }
 
 }  // namespace sinq

@@ -24,7 +24,8 @@ enum class TensorAction : uint8_t { kQuantize, kCopy, kDrop, kFold };
 absl::string_view ActionName(TensorAction action);  // "quantize", "copy", "drop", "fold"
 
 // Units inside a phase are independent; a phase starts when all of the one before is durable.
-enum class Phase : uint8_t { kMeasure, kQuantize };
+// kWidths comes before the plan that has the other two: it is of the open plan.
+enum class Phase : uint8_t { kWidths, kMeasure, kQuantize };
 
 // Where one output tensor goes.
 struct OutputRange {

@@ -26,17 +26,6 @@ const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) 
   return context.plan.files[static_cast<size_t>(range.file_index)];
 }
 
-absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
-  if (status.code() != absl::StatusCode::kInvalidArgument ||
-      GetErrorDetails(status).reason != Reason::kUnspecified) {
-    return Annotate(status, tensor.source.name);
-  }
-  // What the kernels refuse is in the weights themselves.
-  return MakeError(status.code(), Reason::kNonFiniteWeight,
-                   absl::StrCat(tensor.source.name, ": ", status.message(), "."),
-                   {{"tensor", tensor.source.name}});
-}
-
 absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
                          absl::Span<std::byte> out, Sha256* digest,
                          absl::FunctionRef<bool()> cancelled) {
@@ -47,30 +36,6 @@ absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
         !status.ok())
       return status;
     if (digest != nullptr) digest->Update(absl::Span<const std::byte>(piece));
-  }
-  return absl::OkStatus();
-}
-
-// Factors of an FP8 weight's blocks as fp32; they count as part of the unit's source bytes.
-absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& tensor,
-                             UnitMemory& memory) {
-  if (tensor.scale_tensor < 0) return absl::OkStatus();
-  const SourceTensor& scale = context.plan.tensors[static_cast<size_t>(tensor.scale_tensor)].source;
-  std::vector<std::byte> raw(scale.size_bytes);
-  if (absl::Status status =
-          context.source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
-      !status.ok())
-    return status;
-  const bool bf16 = scale.dtype == "BF16";
-  memory.block_scales.resize(raw.size() / (bf16 ? 2 : 4));
-  for (size_t i = 0; i < memory.block_scales.size(); ++i) {
-    if (bf16) {
-      uint16_t bits;
-      std::memcpy(&bits, raw.data() + 2 * i, sizeof bits);
-      memory.block_scales[i] = kernels::Bf16ToFloat(bits);
-    } else {
-      std::memcpy(&memory.block_scales[i], raw.data() + 4 * i, 4);
-    }
   }
   return absl::OkStatus();
 }
@@ -114,6 +79,40 @@ absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor
 
 }  // namespace
 
+absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
+  if (status.code() != absl::StatusCode::kInvalidArgument ||
+      GetErrorDetails(status).reason != Reason::kUnspecified) {
+    return Annotate(status, tensor.source.name);
+  }
+  // What the kernels refuse is in the weights themselves.
+  return MakeError(status.code(), Reason::kNonFiniteWeight,
+                   absl::StrCat(tensor.source.name, ": ", status.message(), "."),
+                   {{"tensor", tensor.source.name}});
+}
+
+absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const ModelSource& source,
+                                                   const PlannedTensor& tensor) {
+  std::vector<float> factors;
+  if (tensor.scale_tensor < 0) return factors;
+  const SourceTensor& scale = plan.tensors[static_cast<size_t>(tensor.scale_tensor)].source;
+  std::vector<std::byte> raw(scale.size_bytes);
+  if (absl::Status status = source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
+      !status.ok())
+    return status;
+  const bool bf16 = scale.dtype == "BF16";
+  factors.resize(raw.size() / (bf16 ? 2 : 4));
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (bf16) {
+      uint16_t bits;
+      std::memcpy(&bits, raw.data() + 2 * i, sizeof bits);
+      factors[i] = kernels::Bf16ToFloat(bits);
+    } else {
+      std::memcpy(&factors[i], raw.data() + 4 * i, 4);
+    }
+  }
+  return factors;
+}
+
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor,
                          const kernels::Backend& backend) {
   uint64_t bytes = Aligned(tensor.source.size_bytes);
@@ -143,8 +142,10 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
     return WithTensor(status, tensor);
   }
   memory.source_sha256 = digest.HexDigest();
-  if (absl::Status status = ReadBlockScales(context, tensor, memory); !status.ok())
-    return WithTensor(status, tensor);
+  absl::StatusOr<std::vector<float>> block_scales =
+      ReadBlockScales(context.plan, context.source, tensor);
+  if (!block_scales.ok()) return WithTensor(block_scales.status(), tensor);
+  memory.block_scales = *std::move(block_scales);
   if (context.scales != nullptr && tensor.source.shape.size() == 2) {
     memory.row_factors = context.scales->RowFactors(tensor);
     memory.column_factors = context.scales->ColumnFactors(tensor);

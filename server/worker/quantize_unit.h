@@ -38,6 +38,12 @@ struct UnitMemory {
   std::string source_sha256;
 };
 
+// `status` with the tensor's name; what kernels refuse becomes kNonFiniteWeight.
+absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor);
+// Factors of an FP8 weight's blocks as fp32, empty for others; they count as part of the unit's
+// source bytes.
+absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const ModelSource& source,
+                                                   const PlannedTensor& tensor);
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor,
                          const kernels::Backend& backend);
 // Reads a unit's weights (not those of a copy), each byte once, digesting on the way.
