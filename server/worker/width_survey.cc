@@ -4,15 +4,16 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <thread>
+#include <memory>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
-#include "server/base/aligned_buffer.h"
 #include "server/base/mutex.h"
+#include "server/worker/buffer_pool.h"
+#include "server/worker/host_buffer.h"
 #include "server/worker/quantize_unit.h"
 #include "server/worker/weight_dtype.h"
 
@@ -24,103 +25,144 @@ using nlohmann::json;
 constexpr uint64_t kReadBytes = 4 << 20;  // between two looks at `cancelled`
 
 uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = AlignedBuffer::kAlignmentBytes;
+  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// One survey; on the stack of SurveyWidths.
+// One survey; on the stack of SurveyWidths. The thread that runs it reads; the pool's workers do
+// the rest.
 class Survey {
  public:
-  Survey(const SurveyContext& context, const std::set<std::string>& done, OnSurveyed on_surveyed,
-         absl::FunctionRef<bool()> cancelled)
-      : context_(context), on_surveyed_(on_surveyed), cancelled_(cancelled) {
-    for (const PlannedTensor& tensor : context.plan.tensors) {
-      if (!tensor.candidates.empty() && !done.contains(tensor.source.name))
-        tensors_.push_back(&tensor);
-    }
-  }
+  Survey(const SurveyContext& context, OnSurveyed on_surveyed, absl::FunctionRef<bool()> cancelled)
+      : context_(context),
+        on_surveyed_(on_surveyed),
+        cancelled_(cancelled),
+        pool_(context.budget, context.workers.host_memory()) {}
 
-  absl::Status Run() {
-    const size_t count =
-        std::min(tensors_.size(), static_cast<size_t>(std::max(context_.threads, 1)));
-    std::vector<std::thread> threads;
-    for (size_t i = 0; i < count; ++i) threads.emplace_back([this] { Work(); });
-    for (std::thread& thread : threads) thread.join();
+  absl::Status Run(const std::set<std::string>& done) {
+    for (const PlannedTensor& tensor : context_.plan.tensors) {
+      if (!HasUnit(Phase::kWidths, tensor) || done.contains(tensor.source.name)) continue;
+      AwaitFewerThan(context_.workers.UsefulTasks());
+      absl::Status status = ReadAndSubmit(tensor);
+      if (!status.ok()) {
+        Fail(status);
+        break;
+      }
+    }
+    AwaitFewerThan(1);
     MutexLock lock(&mutex_);
     return status_;
   }
 
  private:
-  bool Stopped() const { return failed_ || cancelled_(); }
+  struct Item {
+    const PlannedTensor& tensor;
+    PooledBuffer buffer;  // [weights | scratch]
+    std::vector<float> block_scales;
+    std::vector<kernels::Measurement> measured;
+  };
 
-  void Work() {
-    for (size_t i = next_++; i < tensors_.size(); i = next_++) {
-      if (Stopped()) return Fail(absl::CancelledError("stopped between tensors"));
-      absl::StatusOr<std::vector<double>> errors = Measure(*tensors_[i]);
-      if (!errors.ok()) return Fail(WithTensor(errors.status(), *tensors_[i]));
-      MutexLock lock(&report_mutex_);
-      if (absl::Status status = on_surveyed_(*tensors_[i], *std::move(errors)); !status.ok())
-        return Fail(status);
+  bool Stopped() const { return failed_.load(std::memory_order_relaxed) || cancelled_(); }
+
+  absl::Status ReadAndSubmit(const PlannedTensor& tensor) {
+    if (Stopped()) return absl::CancelledError("stopped between tensors");
+    absl::StatusOr<PooledBuffer> buffer = pool_.Acquire(
+        Aligned(tensor.source.size_bytes) + ScratchBytes(tensor), [this] { return Stopped(); });
+    if (!buffer.ok()) return WithTensor(buffer.status(), tensor);
+    auto item = std::make_shared<Item>(Item{tensor, *std::move(buffer), {}, {}});
+    if (absl::Status status = Read(*item); !status.ok()) return WithTensor(status, tensor);
+    {
+      MutexLock lock(&mutex_);
+      ++in_flight_;
     }
+    WorkerTask task;
+    task.compute = [this, item](const kernels::Backend& backend) {
+      return Measure(*item, backend);
+    };
+    task.finish = [this, item](const absl::Status& computed, absl::string_view) {
+      Finish(*item, computed);
+    };
+    context_.workers.Submit(std::move(task));
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<double>> Measure(const PlannedTensor& tensor) {
-    const int64_t rows = tensor.source.shape[0], cols = tensor.source.shape[1];
-    uint64_t scratch_bytes = 0;
+  uint64_t ScratchBytes(const PlannedTensor& tensor) const {
+    uint64_t bytes = 0;
     for (const kernels::QuantParams& params : tensor.candidates) {
-      scratch_bytes =
-          std::max<uint64_t>(scratch_bytes, context_.backend.ScratchBytes(params, rows, cols));
+      bytes = std::max(bytes, context_.workers.ScratchBytes(params, tensor.source.shape[0],
+                                                            tensor.source.shape[1]));
     }
-    const uint64_t weights_bytes = Aligned(tensor.source.size_bytes);
-    const auto stopped = [this] { return Stopped(); };
-    const auto reservation = context_.budget.Reserve(weights_bytes + scratch_bytes, stopped);
-    if (!reservation.ok()) return reservation.status();
-    absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Allocate(weights_bytes + scratch_bytes);
-    if (!buffer.ok()) return buffer.status();
-    const absl::Span<std::byte> weights = buffer->span().subspan(0, tensor.source.size_bytes);
-    if (absl::Status status = Read(tensor.source, weights); !status.ok()) return status;
-    const absl::StatusOr<std::vector<float>> block_scales =
-        ReadBlockScales(context_.plan, context_.source, tensor);
-    if (!block_scales.ok()) return block_scales.status();
-    const kernels::MatrixView view{weights.data(), rows, cols, WeightDtypeOf(tensor.source.dtype),
-                                   *block_scales};
-    std::vector<kernels::Measurement> measured(tensor.candidates.size());
-    if (absl::Status status = context_.backend.MeasureErrors(
-            view, tensor.candidates, buffer->span().subspan(weights_bytes),
-            absl::MakeSpan(measured), kernels::RunSerially, stopped);
-        !status.ok())
-      return status;
-    std::vector<double> errors;
-    for (const kernels::Measurement& each : measured)
-      errors.push_back(each.power > 0 ? each.error / each.power : 0);
-    return errors;
+    return bytes;
   }
 
-  absl::Status Read(const SourceTensor& tensor, absl::Span<std::byte> out) const {
+  absl::Status Read(Item& item) const {
+    const SourceTensor& source = item.tensor.source;
+    const absl::Span<std::byte> out = item.buffer.buffer.span().subspan(0, source.size_bytes);
     for (uint64_t at = 0; at < out.size(); at += kReadBytes) {
       if (Stopped()) return absl::CancelledError("stopped while reading");
       absl::Status status =
-          context_.source.Read(tensor.file_index, tensor.offset + at, out.subspan(at, kReadBytes));
+          context_.source.Read(source.file_index, source.offset + at, out.subspan(at, kReadBytes));
       if (!status.ok()) return status;
     }
+    absl::StatusOr<std::vector<float>> block_scales =
+        ReadBlockScales(context_.plan, context_.source, item.tensor);
+    if (!block_scales.ok()) return block_scales.status();
+    item.block_scales = *std::move(block_scales);
     return absl::OkStatus();
+  }
+
+  absl::Status Measure(Item& item, const kernels::Backend& backend) const {
+    const SourceTensor& source = item.tensor.source;
+    const absl::Span<std::byte> buffer = item.buffer.buffer.span();
+    const kernels::MatrixView view{buffer.data(), source.shape[0], source.shape[1],
+                                   WeightDtypeOf(source.dtype), item.block_scales};
+    item.measured.assign(item.tensor.candidates.size(), {});
+    return backend.MeasureErrors(
+        view, item.tensor.candidates, buffer.subspan(Aligned(source.size_bytes)),
+        absl::MakeSpan(item.measured), kernels::RunSerially, [this] { return Stopped(); });
+  }
+
+  void Finish(Item& item, const absl::Status& computed) {
+    pool_.Release(std::move(item.buffer));
+    const absl::Status status = computed.ok() ? Report(item) : WithTensor(computed, item.tensor);
+    if (!status.ok()) Fail(status);
+    MutexLock lock(&mutex_);
+    --in_flight_;  // last: Run may return now
+  }
+
+  absl::Status Report(const Item& item) {
+    std::vector<double> errors;
+    for (const kernels::Measurement& each : item.measured)
+      errors.push_back(each.power > 0 ? each.error / each.power : 0);
+    MutexLock lock(&report_mutex_);
+    return on_surveyed_(item.tensor, std::move(errors));
+  }
+
+  void AwaitFewerThan(int count) {
+    const auto is_reached = [this, count] {
+      mutex_.AssertHeld();
+      return in_flight_ < count;
+    };
+    MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&is_reached));
   }
 
   void Fail(const absl::Status& status) {
     MutexLock lock(&mutex_);
     // A cancellation that follows an error is its echo.
-    if (status_.ok()) status_ = status;
+    if (status_.ok() || (absl::IsCancelled(status_) && !absl::IsCancelled(status)))
+      status_ = status;
     failed_ = true;
   }
 
   const SurveyContext& context_;
   const OnSurveyed on_surveyed_;
   const absl::FunctionRef<bool()> cancelled_;
-  std::vector<const PlannedTensor*> tensors_;  // constant after construction
-  std::atomic<size_t> next_ = 0;
+  BufferPool pool_;
   std::atomic<bool> failed_ = false;
-  Mutex report_mutex_;  // held while on_surveyed_ runs; taken before mutex_
+  Mutex report_mutex_;  // held while on_surveyed_ runs
   Mutex mutex_;
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // items that the pool has
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -134,7 +176,7 @@ absl::Status Damaged(const PlannedTensor& tensor) {
 
 absl::Status SurveyWidths(const SurveyContext& context, const std::set<std::string>& done,
                           OnSurveyed on_surveyed, absl::FunctionRef<bool()> cancelled) {
-  return Survey(context, done, on_surveyed, cancelled).Run();
+  return Survey(context, on_surveyed, cancelled).Run(done);
 }
 
 std::string SurveyToJson(const PlannedTensor& tensor, const std::vector<double>& errors) {

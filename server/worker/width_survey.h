@@ -2,7 +2,6 @@
 #ifndef SINQ_SERVER_WORKER_WIDTH_SURVEY_H_
 #define SINQ_SERVER_WORKER_WIDTH_SURVEY_H_
 
-#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -11,10 +10,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "kernels/backend.h"
 #include "server/base/memory_budget.h"
 #include "server/plan/plan.h"
 #include "server/source/model_source.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 
@@ -22,17 +21,16 @@ namespace sinq {
 struct SurveyContext {
   const Plan& plan;  // open: its tensors have candidates
   const ModelSource& source;
-  const kernels::Backend& backend;
+  WorkerPool& workers;
   MemoryBudget& budget;
-  int threads = 1;  // tensors at once; bounded by the budget, too
 };
 
 // The errors of a tensor relative to the power of its weights, in the order of its candidates.
-// Called from the survey's threads, one call at a time; an error ends the survey.
+// Called from the pool's threads, one call at a time; an error ends the survey.
 using OnSurveyed = absl::FunctionRef<absl::Status(const PlannedTensor&, std::vector<double>)>;
 
 // Reads each tensor with candidates once, but those named in `done`. Returns the first error;
-// Cancelled if `cancelled` (asked often, from several threads) says so. The result depends on
+// Cancelled if `cancelled` (asked often, from any thread) says so. The result depends on
 // nothing but weights and plan.
 absl::Status SurveyWidths(const SurveyContext& context, const std::set<std::string>& done,
                           OnSurveyed on_surveyed, absl::FunctionRef<bool()> cancelled);
