@@ -1,6 +1,9 @@
 #include "server/plan/plan.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
+#include "server/base/error.h"
 
 namespace sinq {
 
@@ -16,6 +19,25 @@ absl::string_view ActionName(TensorAction action) {
       return "fold";
   }
   return "";
+}
+
+absl::StatusOr<PlanInputs> OpenPlanInputs(const JobSpec& spec, const FileSystem& files) {
+  PlanInputs inputs;
+  const absl::StatusOr<ResolvedPath> path = files.Resolve(spec.source_uri);
+  if (!path.ok()) return Annotate(path.status(), "source_uri");
+  absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenLocalSource(*path);
+  if (!source.ok()) return source.status();
+  inputs.source = *std::move(source);
+  absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(spec.format);
+  if (!exporter.ok()) return exporter.status();
+  inputs.exporter = *std::move(exporter);
+  if (spec.activations_uri.empty()) return inputs;
+  const absl::StatusOr<ResolvedPath> known = files.Resolve(spec.activations_uri);
+  if (!known.ok()) return Annotate(known.status(), "activations_uri");
+  absl::StatusOr<std::unique_ptr<ActivationFile>> activations = ActivationFile::Open(*known);
+  if (!activations.ok()) return activations.status();
+  inputs.activations = *std::move(activations);
+  return inputs;
 }
 
 bool HasUnit(Phase phase, const PlannedTensor& tensor) {

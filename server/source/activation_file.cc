@@ -30,10 +30,9 @@ float HalfToFloat(uint16_t half) {
   const float magnitude =
       (half & 0x7c00) == 0x7c00
           ? ((half & 0x3ff) == 0 ? HUGE_VALF : std::nanf(""))
-          : ((half & 0x7c00) == 0
-                 ? std::ldexp(static_cast<float>(half & 0x3ff), -24)
-                 : std::ldexp(static_cast<float>((half & 0x3ff) | 0x400),
-                              ((half >> 10) & 0x1f) - 25));
+          : ((half & 0x7c00) == 0 ? std::ldexp(static_cast<float>(half & 0x3ff), -24)
+                                  : std::ldexp(static_cast<float>((half & 0x3ff) | 0x400),
+                                               ((half >> 10) & 0x1f) - 25));
   return (half & 0x8000) != 0 ? -magnitude : magnitude;
 }
 
@@ -78,20 +77,20 @@ absl::Status ActivationFile::Add(const SafetensorsTensor& tensor, uint64_t data_
                                             kSecondMoments, "\""));
   }
   if (tensor.dtype != "F32" && tensor.dtype != "F16" && tensor.dtype != "BF16") {
-    return Refuse(tensor.name, absl::StrCat("has dtype ", tensor.dtype,
-                                            "; it must be F32, F16 or BF16"));
+    return Refuse(tensor.name,
+                  absl::StrCat("has dtype ", tensor.dtype, "; it must be F32, F16 or BF16"));
   }
   const bool is_matrix = tensor.shape.size() == 2 && tensor.shape[0] > 0 && tensor.shape[1] > 0;
   if (!is_matrix || (added.is_second_moments && tensor.shape[0] != tensor.shape[1])) {
-    return Refuse(tensor.name,
-                  absl::StrCat("has the shape [", absl::StrJoin(tensor.shape, ", "),
-                               "]; it must be ",
-                               added.is_second_moments ? "[in_features, in_features]"
-                                                       : "[tokens, in_features]"));
+    return Refuse(tensor.name, absl::StrCat("has the shape [", absl::StrJoin(tensor.shape, ", "),
+                                            "]; it must be ",
+                                            added.is_second_moments ? "[in_features, in_features]"
+                                                                    : "[tokens, in_features]"));
   }
   if (!added.is_second_moments && tensor.shape[0] > kMaxActivationTokens) {
     return Refuse(tensor.name, absl::StrCat("has ", tensor.shape[0], " tokens, more than the ",
-                                            kMaxActivationTokens, " that are allowed; give fewer, "
+                                            kMaxActivationTokens,
+                                            " that are allowed; give fewer, "
                                             "or second moments"));
   }
   added.name = tensor.name;
@@ -115,9 +114,9 @@ absl::StatusOr<ActivationTensor> ActivationFile::Find(absl::string_view layer,
                                "another method by a rule"));
   }
   if (found->second.cols == in_features) return found->second;
-  return Refuse(found->second.name, absl::StrCat("has ", found->second.cols,
-                                                 " columns, but the layer has in_features = ",
-                                                 in_features));
+  return Refuse(found->second.name,
+                absl::StrCat("has ", found->second.cols,
+                             " columns, but the layer has in_features = ", in_features));
 }
 
 absl::Status ActivationFile::CheckLayers(
@@ -138,8 +137,8 @@ absl::Status ActivationFile::Read(const ActivationTensor& tensor, absl::Span<flo
   for (size_t at = 0; at < out.size();) {
     if (cancelled()) return absl::CancelledError("stopped while reading activations");
     const size_t count = std::min(raw.size() / width, out.size() - at);
-    absl::Status status = file_->ReadAt(tensor.offset + at * width,
-                                        absl::MakeSpan(raw).subspan(0, count * width));
+    absl::Status status =
+        file_->ReadAt(tensor.offset + at * width, absl::MakeSpan(raw).subspan(0, count * width));
     if (!status.ok()) return Annotate(status, tensor.name);
     for (size_t i = 0; i < count; ++i, ++at) {
       out[at] = ElementAt(raw.data(), tensor.dtype, i);

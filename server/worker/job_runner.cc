@@ -96,20 +96,19 @@ class Attempt {
   }
 
   absl::Status Plan() {
-    const absl::StatusOr<ResolvedPath> path = files_.Resolve(job_.spec.source_uri);
-    if (!path.ok()) return path.status();
-    absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenLocalSource(*path);
-    if (!source.ok()) return source.status();
-    source_ = *std::move(source);
-    const absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(job_.spec.format);
-    if (!exporter.ok()) return exporter.status();
-    absl::StatusOr<sinq::Plan> plan =
-        MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), workers_.UsefulTasks()});
+    absl::StatusOr<PlanInputs> inputs = OpenPlanInputs(job_.spec, files_);
+    if (!inputs.ok()) return inputs.status();
+    source_ = std::move(inputs->source);
+    activations_ = std::move(inputs->activations);
+    const PlanOptions options{budget_.budget_bytes(), workers_.UsefulTasks(), activations_.get(),
+                              nullptr};
+    absl::StatusOr<sinq::Plan> plan = MakePlan(job_.spec, *source_, *inputs->exporter, options);
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     CountUnits();
     if (!plan_.width_groups.empty()) {
-      if (absl::Status status = ChooseWidths(**exporter); !status.ok()) return status;
+      if (absl::Status status = ChooseWidths(*inputs->exporter, options); !status.ok())
+        return status;
     }
     progress_.output_bytes = plan_.output_bytes;
     progress_.effective_bits = plan_.effective_bits;
@@ -128,7 +127,7 @@ class Attempt {
 
   // From the open plan to the one that the job runs. What is measured is durable before it is used,
   // so that every attempt chooses alike.
-  absl::Status ChooseWidths(const Exporter& exporter) {
+  absl::Status ChooseWidths(const Exporter& exporter, const PlanOptions& options) {
     Enter(JobStage::kMeasure);
     WidthErrors errors;
     if (absl::Status status = TakeSurveyed(errors); !status.ok()) return status;
@@ -153,8 +152,7 @@ class Attempt {
     const absl::Status kept = KeepSurveyed(pending);
     if (status.ok()) status = kept;
     if (!status.ok()) return status;
-    absl::StatusOr<sinq::Plan> plan = PlanWidths(
-        job_.spec, *source_, exporter, {budget_.budget_bytes(), workers_.UsefulTasks()}, errors);
+    absl::StatusOr<sinq::Plan> plan = PlanWidths(job_.spec, *source_, exporter, options, errors);
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     return absl::OkStatus();
@@ -262,8 +260,8 @@ class Attempt {
     if (absl::Status status = TakeFinished(phase, checkpointer, finished); !status.ok())
       return status;
     BufferPool pool(budget_, workers_.host_memory());
-    const UnitContext context{
-        plan_, *source_, workers_, *sink_, pool, phase, scales_ ? &*scales_ : nullptr};
+    const UnitContext context{plan_, *source_, workers_,           *sink_,
+                              pool,  phase,    activations_.get(), scales_ ? &*scales_ : nullptr};
     Pipeline pipeline(context, checkpointer, metrics_, on_progress_);
     const absl::Status status =
         pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
@@ -346,6 +344,7 @@ class Attempt {
   const std::atomic<StopReason>& stop_;
   const OnProgress on_progress_;
   std::unique_ptr<ModelSource> source_;
+  std::unique_ptr<ActivationFile> activations_;  // if the recipe names one
   sinq::Plan plan_;
   std::unique_ptr<Sink> sink_;
   std::optional<FoldScales> scales_;  // once measured

@@ -46,14 +46,37 @@ kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory
                            memory.block_scales};
   view.row_factor = memory.row_factors;
   view.column_factor = memory.column_factors;
+  if (memory.activation_bytes > 0) view.activations = &memory.activations;
   return view;
+}
+
+uint64_t ActivationBytes(Phase phase, const PlannedTensor& tensor) {
+  const bool has_any = phase == Phase::kQuantize && tensor.activations.has_value();
+  return has_any ? Aligned(tensor.activations->FloatBytes()) : 0;
+}
+
+absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& tensor,
+                             UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
+  memory.activation_bytes = ActivationBytes(context.phase, tensor);
+  if (memory.activation_bytes == 0) return absl::OkStatus();
+  const ActivationTensor& from = *tensor.activations;
+  std::byte* const begin = memory.buffer.buffer.data() + Aligned(memory.weights_bytes);
+  const absl::Span<float> values(reinterpret_cast<float*>(begin),
+                                 from.FloatBytes() / sizeof(float));
+  if (from.is_second_moments) {
+    memory.activations.second_moments = values;
+  } else {
+    memory.activations.samples = values;
+    memory.activations.tokens = from.rows;
+  }
+  return context.activations->Read(from, values, cancelled);
 }
 
 // The unit's outputs; what follows them is scratch.
 std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                                 absl::Span<std::byte>* scratch) {
   absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(Aligned(memory.weights_bytes));
+  rest.remove_prefix(Aligned(memory.weights_bytes) + memory.activation_bytes);
   std::vector<absl::Span<std::byte>> planes;
   for (const OutputRange& range : tensor.outputs) {
     planes.push_back(rest.subspan(0, range.tensor.size_bytes));
@@ -130,7 +153,7 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
   if (phase == Phase::kQuantize && tensor.action == TensorAction::kCopy)
     return std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
-  uint64_t bytes = Aligned(tensor.source.size_bytes);
+  uint64_t bytes = Aligned(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
   if (phase == Phase::kMeasure) {
     bytes += Aligned(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
   } else {
@@ -146,7 +169,9 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
   absl::StatusOr<PooledBuffer> buffer =
       context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.workers), cancelled);
   if (!buffer.ok()) return buffer.status();
-  UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}, {}, {}};
+  UnitMemory memory;
+  memory.buffer = *std::move(buffer);
+  memory.weights_bytes = tensor.source.size_bytes;
   if (context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy) return memory;
   Sha256 digest;
   const absl::Span<std::byte> weights =
@@ -162,6 +187,8 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
       ReadBlockScales(context.plan, context.source, tensor);
   if (!block_scales.ok()) return WithTensor(block_scales.status(), tensor);
   memory.block_scales = *std::move(block_scales);
+  if (absl::Status status = ReadActivations(context, tensor, memory, cancelled); !status.ok())
+    return WithTensor(status, tensor);
   if (context.scales != nullptr && tensor.source.shape.size() == 2) {
     memory.row_factors = context.scales->RowFactors(tensor);
     memory.column_factors = context.scales->ColumnFactors(tensor);
@@ -237,8 +264,8 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
   Sha256 digest;
   absl::Status status;
   for (uint64_t at = 0; at < tensor.source.size_bytes && status.ok(); at += kCopyBytes) {
-    const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
-        0, std::min(kCopyBytes, tensor.source.size_bytes - at));
+    const absl::Span<std::byte> piece =
+        memory.buffer.buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
     SourceTensor part = tensor.source;
     part.offset += at;
     status = ReadWeights(context, part, piece, &digest, cancelled);
