@@ -53,13 +53,13 @@ __device__ __forceinline__ float PowerOfTwo(int exponent) {
   return __uint_as_float(static_cast<unsigned>(exponent + 127) << 23);
 }
 // Floor of log2 of |x|, x not 0; 128 for infinity.
-__device__ __forceinline__ int Log2(float x) {
+__device__ __forceinline__ int FloorLog2(float x) {
   const unsigned magnitude = __float_as_uint(x) & 0x7fffffffu;
   const int exponent = static_cast<int>(magnitude >> 23);
   return exponent != 0 ? exponent - 127 : -118 - __clz(static_cast<int>(magnitude));
 }
 // The same for a normal number.
-__device__ __forceinline__ int Log2(double x) {
+__device__ __forceinline__ int FloorLog2(double x) {
   return static_cast<int>((__double_as_longlong(x) >> 52) & 0x7ff) - 1023;
 }
 __device__ __forceinline__ int FloorHalf(int x) { return x >= 0 ? x / 2 : -((1 - x) / 2); }

@@ -104,8 +104,8 @@ HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, cons
       const VF weight = LoadWeights(d, w + at);
       const CodeAndLevel coded =
           coder.Code(hn::Mul(weight, hn::LoadU(d, p.column + place.column + at)));
-      const VF value = hn::Mul(coder.Value(coded.level),
-                               hn::LoadU(d, p.stored_column + place.column + at));
+      const VF value =
+          hn::Mul(coder.Value(coded.level), hn::LoadU(d, p.stored_column + place.column + at));
       const VF miss = hn::Sub(value, weight);
       error[part] = Fma(miss, miss, error[part]);
       power[part] = Fma(weight, weight, power[part]);
@@ -266,12 +266,12 @@ struct ByteSink {
 
 void EncodeRowBytes(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t count,
                     uint8_t* codes) {
-  EncodeRows(in, params, first, count,
-             [&](int64_t, int64_t row, int64_t col, const GroupPlace& place,
-                 ErrorPartials& partials) {
-               EncodeGroupOf<Coding::kStored>(in, params, row, col, place, partials,
-                                              ByteSink{codes + (row - first) * in.cols + col});
-             });
+  EncodeRows(
+      in, params, first, count,
+      [&](int64_t, int64_t row, int64_t col, const GroupPlace& place, ErrorPartials& partials) {
+        EncodeGroupOf<Coding::kStored>(in, params, row, col, place, partials,
+                                       ByteSink{codes + (row - first) * in.cols + col});
+      });
 }
 
 }  // namespace HWY_NAMESPACE

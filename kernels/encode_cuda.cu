@@ -1,29 +1,41 @@
-// Final codes, their packing and the error figures on a CUDA device: README.md sections 4, 6 and 7.
+// Final codes, their packing and the error figures on a CUDA device: README.md sections 4, 6 and 7;
+// dense weights of section 8.3.
 //
 // Launch shape. A quad of threads takes one packed row: g codes from each of its strands, the first
 // in the highest bits. A thread holds the words of the columns of its 4 lanes in registers, shifts
 // the next strand's codes in, and stores 4 words at a time at the end, so packing reads and writes
 // nothing twice. The error sums of a group are the lanes of section 1 once more; their tree costs
 // 16 shuffles for g weights, once, which a detour through shared memory would not repay.
+#include <algorithm>
+#include <iterator>
+#include <limits>
+
+#include "kernels/codebook.h"
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_primitives.cuh"
 #include "kernels/cuda_steps.h"
 #include "kernels/cuda_weights.cuh"
+#include "kernels/half.h"
 #include "kernels/layout.h"
+#include "kernels/tile_ops.h"  // Coding
 
 namespace sinq::kernels {
 namespace {
 
 constexpr int kWarpsPerBlock = 4;
 
-struct EncodeParams {
+struct EncodeArguments {
   DeviceArrays arrays;
   EncodeRange range;
   PackedRows packed;
-  int64_t tiles, groups;
+  int64_t groups_per_row, groups, cols;
+  int64_t square_rows;  // rows that share their column scales, 0: all do
   int bits, word_bytes;
   float lowest, highest;  // clamp range of the rounded value before `offset` is added
   int offset;
+  WeightDtype dense;   // what dense values are stored as
+  float largest_dense;
+  float levels[16], bounds[15];  // of a codebook
 };
 
 // ================================================================ device
@@ -33,6 +45,13 @@ struct GroupRule {
   float zero, scale, factor;  // factor: rcp(scale), in profile upstream 1/r
   float stored_zero, stored_scale;
 };
+
+constexpr bool IsUpstream(Coding coding) {
+  return coding == Coding::kDivide || coding == Coding::kBookDivide || coding == Coding::kMultiply;
+}
+constexpr bool HasBook(Coding coding) {
+  return coding == Coding::kBook || coding == Coding::kBookDivide;
+}
 
 template <bool kUpstream>
 __device__ GroupRule RuleOf(const DeviceArrays& arrays, int64_t e) {
@@ -45,12 +64,34 @@ __device__ GroupRule RuleOf(const DeviceArrays& arrays, int64_t e) {
   return rule;
 }
 
-// The code before `offset` is added.
-template <bool kUpstream>
-__device__ float ExactCode(float weight, float column, const GroupRule& rule) {
-  const float y = Mul(weight, column);
-  if constexpr (kUpstream) return Add(Div(Mul(y, rule.factor), rule.scale), rule.zero);
+// What is rounded to a code.
+template <Coding kCoding>
+__device__ float ExactCode(float y, const GroupRule& rule) {
+  if constexpr (kCoding == Coding::kMultiply)
+    return Add(Mul(Mul(y, rule.factor), rule.scale), rule.zero);
+  if constexpr (IsUpstream(kCoding))
+    return Add(Div(Mul(y, rule.factor), rule.scale), rule.zero);
   return Fma(y, rule.factor, rule.zero);
+}
+
+// A code and the level it stands for.
+struct CodeAndLevel {
+  int code;
+  float level;
+};
+template <Coding kCoding>
+__device__ CodeAndLevel CodeOf(const EncodeArguments& p, float y, const GroupRule& rule) {
+  const float exact = ExactCode<kCoding>(y, rule);
+  if constexpr (HasBook(kCoding)) {
+    CodeAndLevel coded{0, p.levels[0]};
+#pragma unroll
+    for (int i = 0; i < 15; ++i) {  // bounds beyond the last are infinite
+      if (exact > p.bounds[i]) coded = {i + 1, p.levels[i + 1]};
+    }
+    return coded;
+  }
+  const int code = RoundSmallToInt(Clamp(exact, p.lowest, p.highest)) + p.offset;
+  return {code, static_cast<float>(code)};
 }
 
 struct ErrorLanes {
@@ -58,10 +99,17 @@ struct ErrorLanes {
   float power[4] = {};
 };
 
-// Shifts this thread's codes of a group into `words` and adds to its lanes.
-template <WeightDtype kDtype, int kGroup, bool kUpstream>
-__device__ void EncodeGroup(const EncodeParams& p, const WeightCursor<kDtype>& weights,
-                            const GroupRule& rule, int64_t col, int member, ErrorLanes& lanes,
+// Where codes go: shifted into words below those of the strands before, or as the values they stand
+// for.
+template <bool kDense>
+__device__ void Put(const CodeAndLevel& coded, float value, int bits, unsigned& word) {
+  word = kDense ? __float_as_uint(value) : word << bits | static_cast<unsigned>(coded.code);
+}
+
+// This thread's part of a group: into `words` and its lanes.
+template <WeightDtype kDtype, int kGroup, Coding kCoding, bool kDense>
+__device__ void EncodeGroup(const EncodeArguments& p, const WeightCursor<kDtype>& weights,
+                            const GroupRule& rule, int64_t column, int member, ErrorLanes& lanes,
                             unsigned (&words)[kGroup / 16][4]) {
 #pragma unroll
   for (int c = 0; c < kGroup / 16; ++c) {
@@ -69,16 +117,14 @@ __device__ void EncodeGroup(const EncodeParams& p, const WeightCursor<kDtype>& w
     const Four four = weights.Values(weights.Raw(0, first));
     for (int i = 0; i < 4; ++i) {
       const float weight = four.value[i];
-      const float exact =
-          ExactCode<kUpstream>(weight, p.arrays.inverse_column[col + first + i], rule);
-      const int code = RoundSmallToInt(Clamp(exact, p.lowest, p.highest)) + p.offset;
-      const float q = static_cast<float>(code);
-      const float value = Mul(Mul(Sub(q, rule.stored_zero), rule.stored_scale),
-                              p.arrays.column[col + first + i]);
+      const float y = Mul(weight, p.arrays.inverse_column[column + first + i]);
+      const CodeAndLevel coded = CodeOf<kCoding>(p, y, rule);
+      const float value = Mul(Mul(Sub(coded.level, rule.stored_zero), rule.stored_scale),
+                              p.arrays.column[column + first + i]);
       const float miss = Sub(value, weight);
       lanes.error[i] = Fma(miss, miss, lanes.error[i]);
       lanes.power[i] = Fma(weight, weight, lanes.power[i]);
-      words[c][i] = words[c][i] << p.bits | static_cast<unsigned>(code);
+      Put<kDense>(coded, value, p.bits, words[c][i]);
     }
   }
 }
@@ -97,8 +143,34 @@ __device__ void StoreWords(const unsigned (&words)[kGroup / 16][4], int word_byt
   }
 }
 
-template <WeightDtype kDtype, int kGroup, bool kUpstream>
-__device__ void EncodePackedRow(const EncodeParams& p, int64_t q) {
+// Rounded to the nearest, never -0 and never beyond the largest finite value.
+__device__ unsigned DenseBits(const EncodeArguments& p, unsigned word) {
+  const float bounded = Clamp(__uint_as_float(word), -p.largest_dense, p.largest_dense);
+  const float value = Add(bounded, 0.0f);
+  if (p.dense == WeightDtype::kF32) return __float_as_uint(value);
+  if (p.dense == WeightDtype::kF16) return FloatToF16(Add(RoundToF16(value), 0.0f));
+  return __float_as_uint(RoundToBf16(value)) >> 16;
+}
+
+template <int kGroup>
+__device__ void StoreDense(const EncodeArguments& p, const unsigned (&words)[kGroup / 16][4],
+                           int member, char* row) {
+  for (int c = 0; c < kGroup / 16; ++c) {
+    unsigned bits[4];
+    for (int i = 0; i < 4; ++i) bits[i] = DenseBits(p, words[c][i]);
+    const int first = 16 * c + 4 * member;
+    if (p.dense == WeightDtype::kF32) {
+      *reinterpret_cast<uint4*>(row + 4 * first) =
+          make_uint4(bits[0], bits[1], bits[2], bits[3]);
+    } else {
+      *reinterpret_cast<uint2*>(row + 2 * first) =
+          make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
+    }
+  }
+}
+
+template <WeightDtype kDtype, int kGroup, Coding kCoding, bool kDense>
+__device__ void EncodePackedRow(const EncodeArguments& p, int64_t q) {
   const int member = LaneInWarp() % kQuadThreads;
   const bool present = q < p.range.last;
   unsigned words[kGroup / 16][4] = {};
@@ -108,10 +180,13 @@ __device__ void EncodePackedRow(const EncodeParams& p, int64_t q) {
     const bool has_group = present && e < p.groups;
     ErrorLanes lanes;
     if (has_group) {
-      const int64_t row = Quotient(e, p.tiles), col = (e - row * p.tiles) * kGroup;
+      const int64_t row = Quotient(e, p.groups_per_row);
+      const int64_t col = (e - row * p.groups_per_row) * kGroup;
+      const int64_t column =
+          p.square_rows == 0 ? col : Quotient(row, p.square_rows) * p.cols + col;
       const WeightCursor<kDtype> weights(p.range.strands[strand], row, col);
-      EncodeGroup<kDtype, kGroup, kUpstream>(p, weights, RuleOf<kUpstream>(p.arrays, e), col,
-                                             member, lanes, words);
+      EncodeGroup<kDtype, kGroup, kCoding, kDense>(
+          p, weights, RuleOf<IsUpstream(kCoding)>(p.arrays, e), column, member, lanes, words);
     } else {
       for (auto& four : words) {
         for (unsigned& word : four) word <<= p.bits;
@@ -123,31 +198,52 @@ __device__ void EncodePackedRow(const EncodeParams& p, int64_t q) {
     p.arrays.power[e] = power;
   }
   if (!present) return;
-  char* codes = static_cast<char*>(p.range.codes);
-  StoreWords<kGroup>(words, p.word_bytes, member,
-                     codes + (q - p.range.first) * static_cast<int64_t>(p.packed.row_bytes));
+  char* out = static_cast<char*>(p.range.codes) +
+              (q - p.range.first) * static_cast<int64_t>(p.packed.row_bytes);
+  if constexpr (kDense) {
+    StoreDense<kGroup>(p, words, member, out);
+  } else {
+    StoreWords<kGroup>(words, p.word_bytes, member, out);
+  }
 }
 
-template <WeightDtype kDtype, int kGroup, bool kUpstream>
-__global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads) EncodeKernel(EncodeParams p) {
+template <WeightDtype kDtype, int kGroup, Coding kCoding, bool kDense>
+__global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads) EncodeKernel(EncodeArguments p) {
   const int64_t rows = p.range.last - p.range.first;
   const int64_t warps = (rows + kQuadsPerWarp - 1) / kQuadsPerWarp;
   for (int64_t warp = GlobalWarp(); warp < warps; warp += GlobalWarps()) {
-    EncodePackedRow<kDtype, kGroup, kUpstream>(
+    EncodePackedRow<kDtype, kGroup, kCoding, kDense>(
         p, p.range.first + warp * kQuadsPerWarp + LaneInWarp() / kQuadThreads);
   }
 }
 
 // ================================================================ host
 
-EncodeParams ParamsOf(const CudaTensor& tensor, const EncodeRange& range,
+float LargestDense(WeightDtype dtype) {
+  if (dtype == WeightDtype::kF32) return std::numeric_limits<float>::max();
+  return dtype == WeightDtype::kF16 ? 65504.0f : 0x1.fep127f;
+}
+
+EncodeArguments ParamsOf(const CudaTensor& tensor, const EncodeRange& range,
                       const DeviceArrays& arrays) {
   const int bits = tensor.params.bits;
-  EncodeParams p{arrays,        range, PackedRowsOf(tensor),
-                 tensor.tiles,  tensor.groups,
-                 bits,          PackingFor(bits).word_bytes,
-                 0.0f,          static_cast<float>((1 << bits) - 1),
-                 0};
+  EncodeArguments p{};
+  p.arrays = arrays;
+  p.range = range;
+  p.packed = PackedRowsOf(tensor);
+  p.groups_per_row = tensor.groups_per_row;
+  p.groups = tensor.groups;
+  p.cols = tensor.cols;
+  p.square_rows = tensor.params.tiling == Tiling::k2D ? tensor.group : 0;
+  p.bits = bits;
+  p.word_bytes = IsPackedApart(tensor) ? 1 : PackingFor(bits).word_bytes;
+  p.highest = static_cast<float>((1 << bits) - 1);
+  p.dense = tensor.dense;
+  p.largest_dense = LargestDense(tensor.dense);
+  const Codebook book = CodebookOf(RoundingOf(tensor.params.method));
+  std::copy_n(book.levels, book.size, p.levels);
+  std::fill(std::begin(p.bounds), std::end(p.bounds), std::numeric_limits<float>::infinity());
+  std::copy_n(book.bounds, book.size == 0 ? 0 : book.size - 1, p.bounds);
   if (tensor.params.profile == Profile::kUpstream && tensor.params.symmetric) {
     // Rounded around zero, then moved up: the authors' codes 0 .. 2h - 1 around h.
     const int half = (1 << (bits - 1)) - 1;
@@ -158,19 +254,46 @@ EncodeParams ParamsOf(const CudaTensor& tensor, const EncodeRange& range,
   return p;
 }
 
+Coding CodingOf(const CudaTensor& tensor) {
+  const bool upstream = tensor.params.profile == Profile::kUpstream;
+  const Rounding rounding = RoundingOf(tensor.params.method);
+  if (HasCodebook(rounding)) return upstream ? Coding::kBookDivide : Coding::kBook;
+  if (!upstream) return Coding::kStored;
+  return rounding == Rounding::kHqq ? Coding::kMultiply : Coding::kDivide;
+}
+
+// Calls `run` with the coding as a compile-time constant.
+template <class Run>
+int ForCoding(Coding coding, const Run& run) {
+  switch (coding) {
+    case Coding::kDivide:
+      return run(Constant<Coding::kDivide>());
+    case Coding::kMultiply:
+      return run(Constant<Coding::kMultiply>());
+    case Coding::kBook:
+      return run(Constant<Coding::kBook>());
+    case Coding::kBookDivide:
+      return run(Constant<Coding::kBookDivide>());
+    default:
+      return run(Constant<Coding::kStored>());
+  }
+}
+
 }  // namespace
 
 int LaunchEncode(const CudaTensor& tensor, const EncodeRange& range, const DeviceArrays& arrays,
                  CudaStream stream) {
-  const EncodeParams p = ParamsOf(tensor, range, arrays);
+  const EncodeArguments p = ParamsOf(tensor, range, arrays);
   const LaunchShape shape = WarpPerUnit(
       (range.last - range.first + kQuadsPerWarp - 1) / kQuadsPerWarp, kWarpsPerBlock, 0);
-  const bool upstream = tensor.params.profile == Profile::kUpstream;
+  const bool dense = tensor.params.layout == Layout::kDense;
   return ForDtype(range.strands[0].dtype, [&](auto dtype) {
     return ForGroup(tensor.group, [&](auto group) {
-      const auto kernel = upstream ? EncodeKernel<dtype.value, group.value, true>
-                                   : EncodeKernel<dtype.value, group.value, false>;
-      return LaunchKernel(kernel, shape, stream, p);
+      return ForCoding(CodingOf(tensor), [&](auto coding) {
+        const auto kernel = dense ? EncodeKernel<dtype.value, group.value, coding.value, true>
+                                  : EncodeKernel<dtype.value, group.value, coding.value, false>;
+        return LaunchKernel(kernel, shape, stream, p);
+      });
     });
   });
 }

@@ -15,7 +15,7 @@ constexpr int kThreads = 2 * kWarpThreads;
 struct ErrorParams {
   DeviceArrays arrays;
   double* partials;  // [2][row blocks]
-  int64_t rows, tiles, row_blocks;
+  int64_t rows, groups_per_row, row_blocks;
 };
 
 // ================================================================ device
@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(kThreads) SumRowBlocksKernel(ErrorParams p) {
   for (int64_t b = blockIdx.x; b < p.row_blocks; b += gridDim.x) {
     const int64_t first = b * kRowsPerBlock;
     const int64_t rows = p.rows - first < kRowsPerBlock ? p.rows - first : kRowsPerBlock;
-    const double sum = WarpChain(0, values + first * p.tiles, rows * p.tiles, piece);
+    const double sum = WarpChain(0, values + first * p.groups_per_row,
+                                 rows * p.groups_per_row, piece);
     if (LaneInWarp() == 0) p.partials[WarpInBlock() * p.row_blocks + b] = sum;
   }
 }
@@ -44,8 +45,8 @@ __global__ void __launch_bounds__(kThreads) SumTensorKernel(ErrorParams p) {
 // ================================================================ host
 
 int LaunchSumErrors(const CudaTensor& tensor, const DeviceArrays& arrays, CudaStream stream) {
-  const ErrorParams p{arrays, static_cast<double*>(arrays.partials), tensor.rows, tensor.tiles,
-                      RowBlocks(tensor.rows)};
+  const ErrorParams p{arrays, static_cast<double*>(arrays.partials), tensor.rows,
+                      tensor.groups_per_row, RowBlocks(tensor.rows)};
   const int error =
       LaunchKernel(SumRowBlocksKernel,
                    BlockPerUnit(p.row_blocks, kThreads, 2 * kChainPiece * sizeof(float)), stream,

@@ -6,25 +6,33 @@
 // and coding. Neighbouring threads take neighbouring tiles of a row, so that scales and zeros are
 // written side by side and a warp reads one stretch of a row; each thread fetches whole 128-byte
 // lines of its own piece by piece, and the rest of a line waits in L1.
+#include <algorithm>
+
+#include "kernels/codebook.h"
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_panel.h"
 #include "kernels/cuda_primitives.cuh"
 #include "kernels/cuda_steps.h"
 #include "kernels/cuda_weights.cuh"
 #include "kernels/fit_cuda.cuh"
+#include "kernels/group_store.h"  // ZeroGridOf
 
 namespace sinq::kernels {
 namespace {
 
 constexpr int kThreads = 128;
 
-struct FitParams {
+struct FitArguments {
   DeviceWeights weights;
   PanelArrays panel;
   DeviceArrays arrays;
   FitRules rules;
-  int64_t rows, first_tile, tiles, tensor_tiles;
+  int64_t rows;  // of a tile
+  int64_t first_tile, tiles, groups_per_row;
 };
+
+// Which rule a kernel follows: a codebook's in profile default by its size.
+enum class Fitting : uint8_t { kEven, kNf4, kNf3, kUpstream };
 
 // ================================================================ device
 
@@ -38,13 +46,13 @@ __device__ void LoadGroup(const WeightCursor<kDtype>& weights, const float* u,
   }
 }
 
-__device__ void StoreDefault(const FitParams& p, int64_t e, const GroupFit& fit, int exponent) {
+__device__ void StoreDefault(const FitArguments& p, int64_t e, const GroupFit& fit, int exponent) {
   // Adding 0 turns -0 into 0.
   p.arrays.scale[e] = Mul(Add(fit.scale, 0.0f), PowerOfTwo(-exponent));
   p.arrays.zero[e] = Add(fit.zero, 0.0f);
 }
 
-__device__ void StoreUpstream(const FitParams& p, int64_t e, const GroupFit& fit, float r,
+__device__ void StoreUpstream(const FitArguments& p, int64_t e, const GroupFit& fit, float r,
                               float inverse_r) {
   const float zero = Add(fit.zero, 0.0f);
   p.arrays.scale[e] = Mul(fit.scale, r);
@@ -62,22 +70,32 @@ __device__ float RowScale(const PanelArrays& panel, const TileState& state, int6
   return panel.r[state.best_round % 2][tile * panel.padded_rows + row];
 }
 
-template <WeightDtype kDtype, int kGroup, bool kUpstream>
-__global__ void __launch_bounds__(kThreads) FitKernel(FitParams p) {
+template <Fitting kFitting, int kGroup>
+__device__ GroupFit FitDefault(const float (&y)[kGroup], const FitRules& rules) {
+  if constexpr (kFitting == Fitting::kNf4) return FitToBook<16>(y, rules);
+  if constexpr (kFitting == Fitting::kNf3) return FitToBook<8>(y, rules);
+  return rules.symmetric ? FitSymmetric(y, rules) : FitAsymmetric(y, rules);
+}
+
+template <WeightDtype kDtype, int kGroup, Fitting kFitting>
+__global__ void __launch_bounds__(kThreads) FitKernel(FitArguments p) {
   const int64_t groups = p.rows * p.tiles;
   for (int64_t n = GlobalThread(); n < groups; n += GlobalThreads()) {
-    const int64_t row = Quotient(n, p.tiles), tile = n - row * p.tiles;
-    const int64_t e = row * p.tensor_tiles + p.first_tile + tile;
-    const WeightCursor<kDtype> weights(p.weights, row, (p.first_tile + tile) * kGroup);
+    const int64_t row = Quotient(n, p.tiles), tile = n - row * p.tiles;  // row of the tile
+    const int64_t band = Quotient(p.first_tile + tile, p.groups_per_row);
+    const int64_t j = p.first_tile + tile - band * p.groups_per_row;
+    const int64_t i = band * p.rows + row, e = i * p.groups_per_row + j;
+    const WeightCursor<kDtype> weights(p.weights, i, j * kGroup);
     float y[kGroup];
     LoadGroup<kDtype, kGroup>(weights, p.panel.factor + tile * kGroup, y);
     const TileState& state = p.panel.states[tile];
-    if constexpr (kUpstream) {
+    if constexpr (kFitting == Fitting::kUpstream) {
       const float r = RowScale(p.panel, state, tile, row), inverse_r = Div(1.0f, r);
-      StoreUpstream(p, e, FitUpstream(y, inverse_r, p.rules), r, inverse_r);
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) y[k] = Mul(y[k], inverse_r);
+      StoreUpstream(p, e, FitUpstream(y, p.rules), r, inverse_r);
     } else {
-      StoreDefault(p, e, p.rules.symmetric ? FitSymmetric(y, p.rules) : FitAsymmetric(y, p.rules),
-                   state.exponent);
+      StoreDefault(p, e, FitDefault<kFitting>(y, p.rules), state.exponent);
     }
   }
 }
@@ -90,30 +108,56 @@ FitRules RulesOf(const CudaTensor& tensor) {
   rules.inverse_top = 1.0f / rules.top;
   rules.half = static_cast<float>(1 << (tensor.params.bits - 1));
   rules.symmetric = tensor.params.symmetric;
+  rules.low_share = 1.0f / static_cast<float>((1 << tensor.params.bits) - 2);
   rules.refine = tensor.params.method != Method::kRtn;
-  rules.zero_in_range = tensor.aux == AuxStorage::kU8;
+  rules.zero_grid = ZeroGridOf(tensor.params);
+  const Codebook book = CodebookOf(RoundingOf(tensor.params.method));
+  rules.book_size = book.size;
+  std::copy_n(book.levels, book.size, rules.levels);
+  std::copy_n(book.bounds, book.size == 0 ? 0 : book.size - 1, rules.bounds);
   return rules;
+}
+
+Fitting FittingOf(const CudaTensor& tensor) {
+  if (tensor.params.profile == Profile::kUpstream) return Fitting::kUpstream;
+  const Rounding rounding = RoundingOf(tensor.params.method);
+  if (rounding == Rounding::kNf4) return Fitting::kNf4;
+  return rounding == Rounding::kNf3 ? Fitting::kNf3 : Fitting::kEven;
+}
+
+// Calls `run` with the rule as a compile-time constant.
+template <class Run>
+int ForFitting(Fitting fitting, const Run& run) {
+  switch (fitting) {
+    case Fitting::kEven:
+      return run(Constant<Fitting::kEven>());
+    case Fitting::kNf4:
+      return run(Constant<Fitting::kNf4>());
+    case Fitting::kNf3:
+      return run(Constant<Fitting::kNf3>());
+    default:
+      return run(Constant<Fitting::kUpstream>());
+  }
 }
 
 }  // namespace
 
 int LaunchFit(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
               const DeviceArrays& arrays, void* workspace, CudaStream stream) {
-  const FitParams p{weights,
+  const FitArguments p{weights,
                     LayOutPanel(tensor, panel.tiles, workspace),
                     arrays,
                     RulesOf(tensor),
-                    tensor.rows,
+                    tensor.tile_rows,
                     panel.first_tile,
                     panel.tiles,
-                    tensor.tiles};
-  const LaunchShape shape = ThreadPerUnit(tensor.rows * panel.tiles, kThreads);
-  const bool upstream = tensor.params.profile == Profile::kUpstream;
+                    tensor.groups_per_row};
+  const LaunchShape shape = ThreadPerUnit(tensor.tile_rows * panel.tiles, kThreads);
   return ForDtype(weights.dtype, [&](auto dtype) {
     return ForGroup(tensor.group, [&](auto group) {
-      const auto kernel = upstream ? FitKernel<dtype.value, group.value, true>
-                                   : FitKernel<dtype.value, group.value, false>;
-      return LaunchKernel(kernel, shape, stream, p);
+      return ForFitting(FittingOf(tensor), [&](auto fitting) {
+        return LaunchKernel(FitKernel<dtype.value, group.value, fitting.value>, shape, stream, p);
+      });
     });
   });
 }

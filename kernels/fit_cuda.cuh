@@ -1,9 +1,11 @@
 // Scale and zero of one group, by one thread that holds its balanced values: README.md sections 3,
-// 4 and 4.1.
+// 4, 4.1 and 9.1.
 #ifndef SINQ_KERNELS_FIT_CUDA_CUH_
 #define SINQ_KERNELS_FIT_CUDA_CUH_
 
 #include "kernels/cuda_primitives.cuh"
+#include "kernels/half.h"
+#include "kernels/tile_ops.h"  // ZeroGrid
 
 namespace sinq::kernels {
 
@@ -14,15 +16,19 @@ struct FitRules {
   float half = 8;                 // 2^(b-1)
   bool symmetric = false;
   bool refine = true;             // false: range only
-  bool zero_in_range = true;      // zeros in sixteenths within [0, top]; else F16 zeros
+  ZeroGrid zero_grid = ZeroGrid::kSixteenths;
+  float low_share = 0;            // zeros from one: fl(1 / (2^b - 2))
   // Reaches that a symmetric scale is tried with; here, because kernel arguments may be indexed.
   float shrinks[8] = {1.15f, 1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
+  int book_size = 0;              // 16 or 8 levels of a codebook; 0: even levels
+  float levels[16] = {};
+  float bounds[15] = {};          // between neighbours
 };
 
 struct GroupFit {
   float scale = 0, zero = 0;
   float error = 0;     // E of a scored candidate
-  float codes = 0;     // sum of q
+  float codes = 0;     // sum of q, a code or the level it stands for
   float squares = 0;   // sum of q^2
   float products = 0;  // sum of q*y
 };
@@ -49,15 +55,27 @@ __device__ float SumOf(const float (&y)[kGroup]) {
   return sum;
 }
 
+// What a value is coded as. kBook = 0: the nearest of 0, 1, .. top; else the last of kBook levels
+// whose lower bound is under the value.
+template <int kBook>
+__device__ float NearestLevel(float exact, const FitRules& rules) {
+  if constexpr (kBook == 0) return RoundSmall(Clamp(exact, 0.0f, rules.top));
+  float level = rules.levels[0];
+#pragma unroll
+  for (int i = 0; i + 1 < kBook; ++i)
+    level = exact > rules.bounds[i] ? rules.levels[i + 1] : level;
+  return level;
+}
+
 // Codes the group with the fit's scale and zero.
-template <int kGroup>
-__device__ void Score(const float (&y)[kGroup], float top, GroupFit& fit) {
+template <int kBook, int kGroup>
+__device__ void Score(const float (&y)[kGroup], const FitRules& rules, GroupFit& fit) {
   const float inverse = Reciprocal(fit.scale);
   float error = 0, codes = 0, squares = 0, products = 0;
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) {
     const float exact = Fma(y[k], inverse, fit.zero);
-    const float q = RoundSmall(Clamp(exact, 0.0f, top));
+    const float q = NearestLevel<kBook>(exact, rules);
     const float miss = Sub(exact, q);
     error = Fma(miss, miss, error);
     codes = Add(codes, q);
@@ -86,16 +104,48 @@ __device__ inline float RoundToElevenBits(float x) {
 
 // zeta of README.md section 4.
 __device__ inline float StorableZero(float zero, const FitRules& rules) {
-  if (!rules.zero_in_range) return RoundToElevenBits(zero);
-  return Clamp(Mul(RoundEven(Mul(zero, 16.0f)), 0.0625f), 0.0f, rules.top);
+  switch (rules.zero_grid) {
+    case ZeroGrid::kSixteenths:
+      return Clamp(Mul(RoundEven(Mul(zero, 16.0f)), 0.0625f), 0.0f, rules.top);
+    case ZeroGrid::k256ths:
+      return Clamp(Mul(RoundEven(Mul(zero, 256.0f)), 0x1p-8f), -1.0f, 1.0f);
+    case ZeroGrid::kInteger:
+      return Clamp(RoundEven(zero), 0.0f, rules.top);
+    case ZeroGrid::kIntegerFromOne:
+      return Clamp(RoundEven(zero), 1.0f, rules.top);
+    case ZeroGrid::kF16:
+      return RoundToElevenBits(zero);
+    case ZeroGrid::kBf16:
+      return RoundToBf16(zero);
+    case ZeroGrid::kF32:
+      break;
+  }
+  return zero;
 }
 
-__device__ inline GroupFit RangeCandidate(const GroupRange& range, float shrink,
-                                          const FitRules& rules) {
-  const float lo = Mul(shrink, range.low), hi = Mul(shrink, range.high);
+__device__ inline bool HasRealZeros(const FitRules& rules) {
+  return rules.zero_grid == ZeroGrid::kF16 || rules.zero_grid == ZeroGrid::kBf16 ||
+         rules.zero_grid == ZeroGrid::kF32;
+}
+
+// The whole of what a group's levels should cover: a range, or for codebooks the mean and the reach
+// around it.
+struct Cover {
+  float low, high;
+  float mean, reach;
+};
+
+template <int kBook>
+__device__ GroupFit RangeCandidate(const Cover& cover, float shrink, const FitRules& rules) {
   GroupFit fit;
-  fit.scale = Mul(Sub(hi, lo), rules.inverse_top);
-  fit.zero = StorableZero(-Mul(lo, Reciprocal(fit.scale)), rules);
+  if constexpr (kBook == 0) {
+    const float lo = Mul(shrink, cover.low), hi = Mul(shrink, cover.high);
+    fit.scale = Mul(Sub(hi, lo), rules.inverse_top);
+    fit.zero = StorableZero(-Mul(lo, Reciprocal(fit.scale)), rules);
+  } else {
+    fit.scale = Mul(shrink, cover.reach);
+    fit.zero = StorableZero(-Mul(cover.mean, Reciprocal(fit.scale)), rules);
+  }
   return fit;
 }
 
@@ -118,10 +168,10 @@ __device__ GroupFit StepCandidate(const GroupFit& from, float total, const FitRu
 
 // R1, S1, R2, S2, R3, S3, then the step from the best S: one loop, so that the unrolled coding is
 // in the program once.
-template <int kGroup>
-__device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const GroupRange& bounds,
+template <int kBook, int kGroup>
+__device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const Cover& cover,
                                      const FitRules& rules) {
-  if (!rules.refine) return RangeCandidate(bounds, 1.0f, rules);
+  if (!rules.refine) return RangeCandidate<kBook>(cover, 1.0f, rules);
   const float total = SumOf(y);
   GroupFit best, best_step, range;
 #pragma unroll 1
@@ -129,9 +179,9 @@ __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const GroupRange&
     const bool is_range = n % 2 == 0 && n < 6;
     const float shrink = n == 0 ? 1.0f : n == 2 ? 0.9f : 0.8f;
     if (n == 6) range = best_step;
-    GroupFit next = is_range ? RangeCandidate(bounds, shrink, rules)
+    GroupFit next = is_range ? RangeCandidate<kBook>(cover, shrink, rules)
                              : StepCandidate<kGroup>(range, total, rules);
-    Score(y, rules.top, next);
+    Score<kBook>(y, rules, next);
     if (is_range) {
       range = next;
       best = n == 0 ? next : Better(best, next);
@@ -144,19 +194,44 @@ __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const GroupRange&
   return best;
 }
 
-template <int kGroup>
-__device__ GroupFit FitAsymmetric(const float (&y)[kGroup], const FitRules& rules) {
-  const GroupRange range = RangeOf(y);
+// The range as the storage of zeros wants it: around 0 where a zero must lie within the codes, or
+// where F16 would lose digits of it.
+__device__ inline GroupRange StorableRange(const GroupRange& range, const FitRules& rules) {
   const float reach = Max(Magnitude(range.low), Magnitude(range.high));
   const bool far = reach > Mul(4.0f, Sub(range.high, range.low));
-  GroupRange bounds = range;
-  if (rules.zero_in_range || far) bounds = {Min(range.low, 0.0f), Max(range.high, 0.0f)};
-  GroupFit fit = SearchAsymmetric(y, bounds, rules);
-  // One value in the whole group: a step of its size beside a zero of 0 or 1 holds it exactly.
-  if (range.low == range.high && range.low != 0) {
-    fit.scale = Magnitude(range.low);
-    fit.zero = range.low > 0 ? 0.0f : 1.0f;
-  }
+  GroupRange storable = range;
+  if (!HasRealZeros(rules) || far) storable = {Min(range.low, 0.0f), Max(range.high, 0.0f)};
+  if (rules.zero_grid == ZeroGrid::kIntegerFromOne)
+    storable.low = Min(storable.low, -Mul(storable.high, rules.low_share));
+  return storable;
+}
+
+// One value in the whole group: a step of its size beside a zero of 0 or 1 holds it exactly. kBook
+// has levels of -1, 0 and 1.
+template <int kBook>
+__device__ void FitConstant(const GroupRange& range, const FitRules& rules, GroupFit& fit) {
+  if (range.low != range.high || range.low == 0) return;
+  fit.scale = Magnitude(range.low);
+  fit.zero = 0.0f;
+  if (kBook == 0 && (range.low < 0 || rules.zero_grid == ZeroGrid::kIntegerFromOne))
+    fit.zero = 1.0f;
+}
+
+template <int kGroup>
+__device__ GroupFit FitAsymmetric(const float (&y)[kGroup], const FitRules& rules) {
+  const GroupRange range = RangeOf(y), storable = StorableRange(range, rules);
+  GroupFit fit = SearchAsymmetric<0>(y, {storable.low, storable.high, 0, 0}, rules);
+  FitConstant<0>(range, rules, fit);
+  return fit;
+}
+
+template <int kBook, int kGroup>
+__device__ GroupFit FitToBook(const float (&y)[kGroup], const FitRules& rules) {
+  const GroupRange range = RangeOf(y);
+  const float mean = Mul(SumOf(y), 1.0f / kGroup);
+  const float reach = Max(Sub(range.high, mean), Sub(mean, range.low));
+  GroupFit fit = SearchAsymmetric<kBook>(y, {0, 0, mean, reach}, rules);
+  FitConstant<kBook>(range, rules, fit);
   return fit;
 }
 
@@ -180,7 +255,7 @@ __device__ GroupFit SearchSymmetric(const float (&y)[kGroup], float extreme,
       const float refined = Mul(product, Reciprocal(IfPositive(square, 0.0f)));
       next.scale = refined == 0 ? best.scale : refined;
     }
-    Score(y, rules.top, next);
+    Score<0>(y, rules, next);
     best = n == 0 ? next : Better(best, next);
   }
   return best;
@@ -203,20 +278,23 @@ __device__ GroupFit FitSymmetric(const float (&y)[kGroup], const FitRules& rules
   return fit;
 }
 
-// Profile upstream: the range rule on (w*u)*v, where y = w*u. v > 0, so the extremes of y*v are the
-// extremes of y times v.
+// Profile upstream: the range rule, or the codebook's, on y = (w*u)*v.
 template <int kGroup>
-__device__ GroupFit FitUpstream(const float (&y)[kGroup], float v, const FitRules& rules) {
+__device__ GroupFit FitUpstream(const float (&y)[kGroup], const FitRules& rules) {
   const GroupRange range = RangeOf(y);
-  const float low = Mul(range.low, v), high = Mul(range.high, v);
   GroupFit fit;
-  if (rules.symmetric) {
+  if (rules.book_size != 0) {
+    const float mean = Mul(SumOf(y), 1.0f / kGroup);
+    fit.scale = Max(Max(Sub(range.high, mean), Sub(mean, range.low)), 1e-4f);
+    fit.zero = -Div(mean, fit.scale);
+  } else if (rules.symmetric) {
     const float h = Sub(rules.half, 1.0f);
-    fit.scale = Div(Max(Max(Magnitude(low), Magnitude(high)), 1e-5f), Sub(h, 1.0f));
+    fit.scale =
+        Div(Max(Max(Magnitude(range.low), Magnitude(range.high)), 1e-5f), Sub(h, 1.0f));
     fit.zero = h;
   } else {
-    fit.scale = Div(Max(Sub(high, low), 1e-4f), rules.top);
-    fit.zero = -RoundEven(Div(low, fit.scale));
+    fit.scale = Div(Max(Sub(range.high, range.low), 1e-4f), rules.top);
+    fit.zero = -RoundEven(Div(range.low, fit.scale));
   }
   return fit;
 }

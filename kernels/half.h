@@ -14,7 +14,7 @@ constexpr float Bf16ToFloat(uint16_t bits) {
 }
 
 // To the nearest BF16, ties to even; overflow gives infinity. Not for NaN.
-inline float RoundToBf16(float value) {
+constexpr float RoundToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   return std::bit_cast<float>((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
 }

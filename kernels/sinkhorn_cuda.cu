@@ -20,6 +20,7 @@
 #include "kernels/cuda_panel.h"
 #include "kernels/cuda_primitives.cuh"
 #include "kernels/cuda_steps.h"
+#include "kernels/cuda_stored.cuh"
 #include "kernels/cuda_weights.cuh"
 
 namespace sinq::kernels {
@@ -39,11 +40,15 @@ struct BalanceParams {
   DeviceTileOutcome* outcomes;  // of the panel's first tile
   float* column;                // of the panel's first column
   float* inverse_column;
-  int64_t rows, first_col, tiles;
+  int64_t rows;  // of a tile
+  int64_t first_tile, tiles, tiles_per_band;
+  AuxStorage aux;
   int group;
   int round;
   bool scale_free;  // profile default
   bool balances;
+  bool searches;  // a tile that is not balanced is brought near 1 for the search of its scales
+  bool rounds_columns;
 };
 
 // ================================================================ device
@@ -53,10 +58,19 @@ struct BalanceParams {
 // The quad's block of rows of a tile. `rows` is 0 where the last warp of a tile has quads to spare.
 struct QuadBlock {
   int64_t tile, row_block;
-  int64_t first_row;
+  int64_t first_row;  // within the tile
   int rows;
   int quad, member;  // within the warp, within the quad
 };
+
+// The first element of a tile of the panel.
+struct TileOrigin {
+  int64_t row, col;
+};
+__device__ TileOrigin OriginOf(const BalanceParams& p, int64_t tile) {
+  const int64_t index = p.first_tile + tile, band = Quotient(index, p.tiles_per_band);
+  return {band * p.rows, (index - band * p.tiles_per_band) * p.group};
+}
 
 __device__ QuadBlock QuadBlockOf(int64_t warp, int64_t rows) {
   const int64_t warps_per_tile = WarpsPerTile(rows);
@@ -106,8 +120,8 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads) ScanKernel(Balan
     const QuadBlock block = QuadBlockOf(warp, p.rows);
     RowBits seen;
     if (block.rows > 0) {
-      const WeightCursor<kDtype> weights(p.weights, block.first_row,
-                                         p.first_col + block.tile * kGroup);
+      const TileOrigin origin = OriginOf(p, block.tile);
+      const WeightCursor<kDtype> weights(p.weights, origin.row + block.first_row, origin.col);
       for (int row = 0; row < block.rows; ++row)
         ScanRow<kDtype, kGroup>(weights, row, block.member, seen);
     }
@@ -153,11 +167,11 @@ __global__ void __launch_bounds__(kWarpThreads) BeginKernel(BalanceParams p) {
     const TileScan scan =
         CollectScans(p.panel.scans + tile * p.panel.row_blocks, p.panel.row_blocks);
     TileState state;
-    state.bad_row = scan.bad_row;
+    if (scan.bad_row >= 0) state.bad_row = OriginOf(p, tile).row + scan.bad_row;
     state.running = p.balances && p.rows > 1 && scan.bad_row < 0;
     if (p.scale_free && (scan.has_constant_group || scan.largest == 0)) state.running = 0;
-    if (p.scale_free && state.running)
-      state.exponent = ClampInt(-Log2(scan.largest), -kMaxExponent, kMaxExponent);
+    if ((p.scale_free && state.running) || (p.searches && scan.largest > 0))
+      state.exponent = ClampInt(-FloorLog2(scan.largest), -kMaxExponent, kMaxExponent);
     if (LaneInWarp() == 0) p.panel.states[tile] = state;
     if (!p.balances) continue;
     for (int k = LaneInWarp(); k < p.group; k += kWarpThreads) {
@@ -312,8 +326,9 @@ __device__ void BlockStatistics(const BalanceParams& p, const QuadBlock& block,
       u[c][i] = p.panel.factor[block.tile * kGroup + 16 * c + 4 * block.member + i];
   }
   // Quads without rows look at the tile's first ones and use none of them.
-  const WeightCursor<kDtype> weights(p.weights, block.rows > 0 ? block.first_row : 0,
-                                     p.first_col + block.tile * kGroup);
+  const TileOrigin origin = OriginOf(p, block.tile);
+  const WeightCursor<kDtype> weights(
+      p.weights, origin.row + (block.rows > 0 ? block.first_row : 0), origin.col);
   float* row_std = p.panel.row_std + block.tile * p.panel.padded_rows + block.first_row;
   ColumnSums<kGroup> columns;
   float smallest = INFINITY, largest = 0;
@@ -402,7 +417,7 @@ __device__ float ChooseExponent(const double* squares, int group, int64_t rows, 
   q = Div(q, Mul(static_cast<double>(rows), static_cast<double>(group)));
   const int first = state.exponent;
   state.exponent =
-      ClampInt(first - FloorHalf(Log2(q) + 1), -kMaxExponent, kMaxExponent);
+      ClampInt(first - FloorHalf(FloorLog2(q) + 1), -kMaxExponent, kMaxExponent);
   state.row_correction = PowerOfTwo(state.exponent - first);
   return state.row_correction;
 }
@@ -482,7 +497,7 @@ __global__ void __launch_bounds__(kWarpThreads) FinishKernel(BalanceParams p) {
     for (int k = LaneInWarp(); k < p.group; k += kWarpThreads) {
       const int64_t at = tile * p.group + k;
       float t = state.best_round == 0 ? 1.0f : p.panel.t[state.best_round % 2][at];
-      if (p.scale_free) t = RoundToF16(t);
+      if (p.rounds_columns) t = RoundStored(t, p.aux);
       const float inverse = Div(1.0f, t);
       p.column[at] = t;
       if (!p.scale_free) p.inverse_column[at] = inverse;
@@ -531,15 +546,19 @@ int LaunchBalance(const CudaTensor& tensor, const DeviceWeights& weights, const 
   BalanceParams p{};
   p.weights = weights;
   p.panel = LayOutPanel(tensor, panel.tiles, workspace);
-  p.first_col = panel.first_tile * tensor.group;
   p.outcomes = arrays.outcomes + panel.first_tile;
-  p.column = arrays.column + p.first_col;
-  p.inverse_column = arrays.inverse_column + p.first_col;
-  p.rows = tensor.rows;
+  p.column = arrays.column + panel.first_tile * tensor.group;
+  p.inverse_column = arrays.inverse_column + panel.first_tile * tensor.group;
+  p.rows = tensor.tile_rows;
+  p.first_tile = panel.first_tile;
   p.tiles = panel.tiles;
+  p.tiles_per_band = tensor.groups_per_row;
+  p.aux = tensor.aux;
   p.group = tensor.group;
   p.scale_free = tensor.params.profile == Profile::kDefault;
-  p.balances = Balances(tensor.params.method);
+  p.balances = tensor.balances;
+  p.searches = p.scale_free && !p.balances && tensor.params.method != Method::kRtn;
+  p.rounds_columns = tensor.rounds_columns;
   return ForDtype(weights.dtype, [&](auto dtype) {
     return ForGroup(tensor.group, [&](auto group) {
       return LaunchRounds<dtype.value, group.value>(p, stream);

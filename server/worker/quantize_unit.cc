@@ -222,8 +222,7 @@ absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTe
                     stats.relative_error,
                     stats.imbalance_before,
                     stats.imbalance_after,
-                    stats.mean_rounds,
-                    {}};
+                    stats.mean_rounds};
   const absl::Status status =
       WritePlanes(context, tensor, PlanesOfUnit(tensor, memory, &scratch), record);
   if (!status.ok()) return status;
@@ -252,7 +251,7 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
                                  WeightDtypeOf(tensor.outputs[0].tensor.dtype), planes[0]);
   }
   if (!status.ok()) return WithTensor(status, tensor);
-  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0, {}};
+  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0};
   status = WritePlanes(context, tensor, planes, record);
   if (!status.ok()) return status;
   return record;
@@ -274,7 +273,7 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
   }
   if (!status.ok()) return WithTensor(status, tensor);
   const std::string hex = digest.HexDigest();
-  return UnitRecord{hex, {hex}, false, 0, 0, 0, 0, {}};
+  return UnitRecord{hex, {hex}, false, 0, 0, 0, 0};
 }
 
 }  // namespace sinq

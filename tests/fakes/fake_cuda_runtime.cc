@@ -104,10 +104,9 @@ absl::StatusOr<size_t> FakeCudaRuntime::FreeDeviceBytes() {
 void* FakeCudaRuntime::AddAllocation(Allocations& allocations, size_t size_bytes) {
   // As aligned as cudaMalloc's.
   constexpr size_t kAlignment = 256;
-  auto memory = std::make_unique<std::byte[]>(size_bytes + kAlignment);
+  auto memory = std::make_unique_for_overwrite<std::byte[]>(size_bytes + kAlignment);
   const uintptr_t address = reinterpret_cast<uintptr_t>(memory.get());
   std::byte* const begin = memory.get() + (kAlignment - address % kAlignment) % kAlignment;
-  std::memset(begin, kDevicePattern, size_bytes);
   allocations[begin] = {std::move(memory), size_bytes, CurrentDevice()};
   return begin;
 }
@@ -120,7 +119,9 @@ absl::StatusOr<void*> FakeCudaRuntime::AllocateDevice(size_t size_bytes) {
     if (allocation.device == CurrentDevice()) used += allocation.size_bytes;
   }
   if (size_bytes > options_.device_bytes - used) return OutOfMemory();
-  return AddAllocation(device_, size_bytes);
+  void* const memory = AddAllocation(device_, size_bytes);
+  std::memset(memory, kDevicePattern, size_bytes);
+  return memory;
 }
 void FakeCudaRuntime::FreeDevice(void* memory) {
   const Lock lock(mutex_);
@@ -164,20 +165,18 @@ FakeCudaRuntime::Stream* FakeCudaRuntime::FindStream(CudaStream stream, const ch
 
 void FakeCudaRuntime::Pass(Stream& stream, int64_t at) {
   stream.passed = std::max(stream.passed, at);
-  size_t kept = 0;
-  for (Pending& pending : stream.pending) {
-    if (pending.at > at) {
-      stream.pending[kept++] = std::move(pending);
-      continue;
-    }
-    if (pending.deliver_to != nullptr)
-      std::memcpy(pending.deliver_to, pending.bytes.data(), pending.bytes.size());
-    if (pending.unchanged != nullptr &&
-        std::memcmp(pending.unchanged, pending.bytes.data(), pending.bytes.size()) != 0) {
+  const auto later = std::find_if(stream.pending.begin(), stream.pending.end(),
+                                  [at](const Pending& pending) { return pending.at > at; });
+  for (auto pending = stream.pending.begin(); pending != later; ++pending) {
+    const std::vector<std::byte>& bytes = pending->bytes;
+    if (pending->deliver_to != nullptr)
+      std::memcpy(pending->deliver_to, bytes.data(), bytes.size());
+    if (pending->unchanged != nullptr &&
+        std::memcmp(pending->unchanged, bytes.data(), bytes.size()) != 0) {
       Violate("host memory was changed while it was copied to the device");
     }
   }
-  stream.pending.resize(kept);
+  stream.pending.erase(stream.pending.begin(), later);
 }
 
 absl::Status FakeCudaRuntime::Synchronize(CudaStream stream) {

@@ -51,7 +51,7 @@ inline constexpr CudaCall kAllCudaCalls[] = {
 
 struct FakeCudaOptions {
   int devices = 1;
-  size_t device_bytes = size_t{64} << 20;  // of each
+  size_t device_bytes = size_t{16} << 20;  // of each
   int major = 9, minor = 0;
 };
 
@@ -114,8 +114,8 @@ class FakeCudaRuntime final : public CudaRuntime {
   };
   struct Stream {
     int device = 0;
-    int64_t put = 0, passed = 0;  // numbers of the work in it
-    std::vector<Pending> pending;
+    int64_t put = 0, passed = 0;   // numbers of the work in it
+    std::vector<Pending> pending;  // in the order of `at`
   };
   struct Event {
     CudaStream stream = nullptr;

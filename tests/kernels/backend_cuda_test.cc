@@ -1,15 +1,15 @@
-// CudaBackend without a device: its own code, the device code executed on the CPU, and a runtime that
-// fails on demand. The oracle says which bytes are right.
+// CudaBackend without a device: its own code, the device code executed on the CPU, and a runtime
+// that fails on demand. The oracle says which bytes are right.
 #include "kernels/backend_cuda.h"
 
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
-#include "kernels/half.h"
 #include "tests/fakes/fake_cuda_runtime.h"
 #include "tests/kernels/test_matrices.h"
 #include "tests/reference/golden_case.h"
@@ -99,7 +99,8 @@ TEST(CudaBackendTest, SameBytesInEveryShapeAndDtype) {
   uint32_t seed = 0;
   for (const QuantParams& params : Sweep()) {
     for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{32, 128}, {97, 64}, {160, 48}}) {
-      const auto dtype = static_cast<WeightDtype>(++seed % 4);
+      ++seed;
+      const auto dtype = static_cast<WeightDtype>(seed % 4);
       const TestMatrix matrix = MakeTestMatrix(rows, cols, dtype, seed);
       if (!PlanesOf(params, rows, cols).ok()) continue;
       EXPECT_EQ(DifferenceFromOracle(rig.backend(), matrix.View(), params), "")
@@ -112,41 +113,20 @@ TEST(CudaBackendTest, SameBytesInEveryShapeAndDtype) {
 TEST(CudaBackendTest, SameBytesInPanelsOfEverySize) {
   uint32_t seed = 100;
   for (const QuantParams& params : Sweep()) {
-    const TestMatrix matrix = MakeTestMatrix(64, 192, static_cast<WeightDtype>(++seed % 4), seed);
+    ++seed;
+    const TestMatrix matrix = MakeTestMatrix(64, 192, static_cast<WeightDtype>(seed % 4), seed);
     const MatrixView in = matrix.View();
     const size_t smallest = SmallestArena(in, params);
-    int last_launches = -1;
+    int last_launches = std::numeric_limits<int>::max();
     for (const size_t bytes : {smallest, smallest * 5 / 4, smallest * 2, 4 * kMiB}) {
       const Rig rig(Tight(bytes));
       EXPECT_EQ(DifferenceFromOracle(rig.backend(), in, params), "")
           << bytes << " bytes, " << DescribeCase(in, params);
       const int launches = rig.runtime->Calls(CudaCall::kLaunch);
-      if (last_launches >= 0) EXPECT_LE(launches, last_launches);
-      if (bytes == smallest) EXPECT_GT(launches, 6) << DescribeCase(in, params);
+      EXPECT_LE(launches, last_launches);
+      EXPECT_GT(launches, bytes == smallest ? 6 : 4) << DescribeCase(in, params);
       last_launches = launches;
     }
-  }
-}
-
-// Folded factors: the same as factors applied beforehand, in fp32 (README.md section 8).
-TEST(CudaBackendTest, FoldedFactorsReachTheDevice) {
-  const TestMatrix matrix = MakeTestMatrix(64, 128, WeightDtype::kBf16, 5);
-  std::vector<float> row_factor, column_factor, values;
-  for (int i = 0; i < 64; ++i) row_factor.push_back(1 + 0.013f * static_cast<float>(i));
-  for (int k = 0; k < 128; ++k) column_factor.push_back(2 - 0.011f * static_cast<float>(k));
-  for (size_t e = 0; e < 64 * 128; ++e) {
-    uint16_t bits;
-    std::memcpy(&bits, &matrix.bytes[2 * e], sizeof bits);
-    values.push_back(Bf16ToFloat(bits) * row_factor[e / 128] * column_factor[e % 128]);
-  }
-  const TestMatrix multiplied = StoreMatrix(64, 128, WeightDtype::kF32, values);
-  MatrixView folded = matrix.View();
-  folded.row_factor = row_factor;
-  folded.column_factor = column_factor;
-  const QuantizedPlanes expected = RunBackend(ReferenceBackend(), multiplied.View(), {});
-  for (const size_t bytes : {SmallestArena(folded, {}), 4 * kMiB}) {
-    const Rig rig(Tight(bytes));
-    EXPECT_EQ(Difference(expected, RunBackend(rig.backend(), folded, {})), "");
   }
 }
 
@@ -224,8 +204,7 @@ TEST(CudaBackendTest, TwoDevicesWorkSideBySide) {
   std::vector<std::thread> threads;
   for (const std::unique_ptr<Backend>& backend : rig.backends) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 4; ++i)
-        EXPECT_EQ(DifferenceFromOracle(*backend, matrix.View(), {}), "");
+      for (int i = 0; i < 4; ++i) EXPECT_EQ(DifferenceFromOracle(*backend, matrix.View(), {}), "");
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -271,8 +250,8 @@ TEST(CudaBackendFaultTest, LastingShortageEndsAtTheFloor) {
     const absl::Status status = RunBackend(rig.backend(), matrix.View(), {}).status;
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
     const uint64_t tries = rig.backend().device_stats().out_of_memory_errors;
-    if (floor_bytes == 1) EXPECT_GE(tries, 3u);
-    if (floor_bytes == 64 * kMiB) EXPECT_EQ(tries, 1u);
+    EXPECT_GE(tries, floor_bytes == 1 ? 3u : 1u);
+    EXPECT_LE(tries, floor_bytes == 64 * kMiB ? 1u : 12u);
     rig.runtime->Heal();
     EXPECT_EQ(DifferenceFromOracle(rig.backend(), matrix.View(), {}), "");
   }
@@ -452,6 +431,15 @@ TEST(CudaBackendTest, SpecialInputsGiveTheSameAnswer) {
       EXPECT_EQ(DifferenceFromOracle(rig.backend(), matrix.View(), params), "") << special.name;
     }
   }
+}
+
+TEST(CudaBackendTest, FoldedFactorsAreRefused) {
+  const Rig rig;
+  const TestMatrix matrix = MakeTestMatrix(32, 64, WeightDtype::kBf16, 20);
+  const std::vector<float> factors(64, 2.0f);
+  MatrixView folded = matrix.View();
+  folded.column_factor = factors;
+  EXPECT_TRUE(absl::IsUnimplemented(RunBackend(rig.backend(), folded, {}).status));
 }
 
 TEST(CudaBackendTest, UnknownMethodsAreRefused) {

@@ -52,13 +52,26 @@ class Upload {
     view_.dtype = in.dtype;
     view_.block_scales = in.block_scales.empty() ? nullptr : in.block_scales.data();
     view_.block_scales_per_row = (in.cols + kFp8BlockSize - 1) / kFp8BlockSize;
+    if (in.is_folded()) Fold(in);
   }
   const DeviceWeights& view() const { return view_; }
+  int error() const { return error_; }
 
  private:
   static int64_t StrideOf(int64_t cols) { return cols + 16; }
+
+  void Fold(const MatrixView& in) {
+    if (!in.row_factor.empty()) view_.row_factor = in.row_factor.data();
+    if (!in.column_factor.empty()) view_.column_factor = in.column_factor.data();
+    folded_ = std::make_unique<Piece>(FoldedBytes(view_));
+    error_ = LaunchFold(view_, folded_->data(), nullptr);
+    view_ = FoldedView(view_, folded_->data());
+  }
+
   Piece piece_;
+  std::unique_ptr<Piece> folded_;
   DeviceWeights view_;
+  int error_ = 0;
 };
 
 absl::Status FirstNonFinite(const MatrixView& in, int64_t first_row) {
@@ -78,11 +91,14 @@ class Run {
  public:
   Run(const MatrixView& in, const QuantParams& params, const CudaCuts& cuts,
       absl::Span<const absl::Span<std::byte>> planes, TensorStats* stats)
+      : Run(in, PlanTensor(params, in.rows, in.cols, in.dtype), cuts, planes, stats) {}
+  Run(const MatrixView& in, const CudaTensor& tensor, const CudaCuts& cuts,
+      absl::Span<const absl::Span<std::byte>> planes, TensorStats* stats)
       : in_(in),
         cuts_(cuts),
         planes_(planes),
         stats_(*stats),
-        tensor_(PlanTensor(params, in.rows, in.cols)),
+        tensor_(tensor),
         memory_(DeviceArraysBytes(tensor_)),
         arrays_(LayOutDeviceArrays(tensor_, memory_.data())) {
     std::memset(static_cast<void*>(arrays_.summary), 0, sizeof(DeviceSummary));
@@ -95,6 +111,12 @@ class Run {
     return absl::OkStatus();
   }
 
+  absl::Status Measure(absl::Span<float> t) {
+    if (absl::Status status = Balance(); !status.ok()) return status;
+    std::copy_n(arrays_.column, t.size(), t.begin());
+    return absl::OkStatus();
+  }
+
  private:
   static absl::Status Check(int error) {
     if (error == 0) return absl::OkStatus();
@@ -103,12 +125,12 @@ class Run {
   static int64_t Cut(int64_t cut, int64_t whole) { return cut == 0 ? whole : cut; }
 
   absl::Status Gate() {
-    if (tensor_.params.profile != Profile::kUpstream || tensor_.params.method != Method::kSinq)
-      return absl::OkStatus();
+    if (!HasKurtosisGate(tensor_.params)) return absl::OkStatus();
     const int64_t cut = Cut(cuts_.moment_rows, in_.rows);
     for (int64_t first = 0; first < in_.rows; first += cut) {
       const RowRange rows{first, std::min(first + cut, in_.rows)};
       const Upload upload(in_, rows, 0, in_.cols);
+      if (upload.error() != 0) return Check(upload.error());
       const Piece workspace(MomentsBytes(rows.last - rows.first));
       if (absl::Status status = Check(
               LaunchMoments(tensor_, upload.view(), arrays_, workspace.data(), nullptr));
@@ -119,7 +141,9 @@ class Run {
     if (!std::isfinite(stats_.kurtosis)) return FirstNonFinite(in_, 0);
     if (stats_.kurtosis <= kKurtosisGate) return absl::OkStatus();
     stats_.kurtosis_gate_closed = true;
-    tensor_.params.method = Method::kRtn;
+    QuantParams rtn = tensor_.params;
+    rtn.method = Method::kRtn;
+    tensor_ = PlanTensor(rtn, in_.rows, in_.cols, in_.dtype);
     return absl::OkStatus();
   }
 
@@ -127,11 +151,14 @@ class Run {
     const int64_t cut = Cut(cuts_.tiles, tensor_.tiles);
     for (int64_t first = 0; first < tensor_.tiles; first += cut) {
       const TilePanel panel{first, std::min(cut, tensor_.tiles - first)};
-      const Upload upload(in_, {0, in_.rows}, first * tensor_.group, panel.tiles * tensor_.group);
+      const PanelExtent extent = ExtentOf(tensor_, panel);
+      const Upload upload(in_, extent.rows, extent.first_col, extent.cols);
       const Piece workspace(PanelBytes(tensor_, panel.tiles));
-      absl::Status status = Check(
+      absl::Status status = Check(upload.error());
+      if (!status.ok()) return status;
+      status = Check(
           LaunchBalance(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
-      if (status.ok()) {
+      if (status.ok() && !planes_.empty()) {
         status = Check(
             LaunchFit(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
       }
@@ -170,26 +197,53 @@ class Run {
     return absl::OkStatus();
   }
 
+  absl::Status EncodeInto(int64_t first, int64_t last, const Piece& codes) {
+    EncodeRange range;
+    range.first = first;
+    range.last = last;
+    range.codes = codes.data();
+    std::vector<std::unique_ptr<Upload>> uploads;
+    for (int s = 0; s < PackedRowsOf(tensor_).strands; ++s) {
+      uploads.push_back(std::make_unique<Upload>(
+          in_, RowsOfStrand(tensor_, range.first, range.last, s), 0, in_.cols));
+      if (uploads.back()->error() != 0) return Check(uploads.back()->error());
+      range.strands[s] = uploads.back()->view();
+    }
+    return Check(LaunchEncode(tensor_, range, arrays_, nullptr));
+  }
+
   absl::Status Encode() {
+    if (IsPackedApart(tensor_)) return EncodeAndPack();
     const PackedRows packed = PackedRowsOf(tensor_);
     const int64_t cut = Cut(cuts_.packed_rows, packed.rows);
     for (int64_t first = 0; first < packed.rows; first += cut) {
-      EncodeRange range;
-      range.first = first;
-      range.last = std::min(first + cut, packed.rows);
-      std::vector<std::unique_ptr<Upload>> uploads;
-      for (int s = 0; s < packed.strands; ++s) {
-        uploads.push_back(std::make_unique<Upload>(
-            in_, RowsOfStrand(tensor_, range.first, range.last, s), 0, in_.cols));
-        range.strands[s] = uploads.back()->view();
-      }
-      const size_t bytes = static_cast<size_t>(range.last - range.first) * packed.row_bytes;
+      const int64_t last = std::min(first + cut, packed.rows);
+      const size_t bytes = static_cast<size_t>(last - first) * packed.row_bytes;
       const Piece codes(bytes);
-      range.codes = codes.data();
-      if (absl::Status status = Check(LaunchEncode(tensor_, range, arrays_, nullptr)); !status.ok())
-        return status;
+      if (absl::Status status = EncodeInto(first, last, codes); !status.ok()) return status;
       std::memcpy(planes_[0].data() + static_cast<size_t>(first) * packed.row_bytes, codes.data(),
                   bytes);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status EncodeAndPack() {
+    const int64_t cut = cuts_.packed_rows == 0 ? in_.rows : (cuts_.packed_rows + 31) / 32 * 32;
+    for (int64_t first = 0; first < in_.rows; first += cut) {
+      const RowRange rows{first, std::min(first + cut, in_.rows)};
+      const Piece codes(static_cast<size_t>((rows.last - rows.first) * in_.cols));
+      absl::Status status = EncodeInto(rows.first * tensor_.groups_per_row,
+                                       rows.last * tensor_.groups_per_row, codes);
+      if (!status.ok()) return status;
+      const PackedPiece piece = PieceOf(tensor_, rows);
+      const Piece lines(static_cast<size_t>(piece.lines) * piece.line_bytes);
+      status = Check(LaunchPack(tensor_, rows, reinterpret_cast<const uint8_t*>(codes.data()),
+                                arrays_, lines.data(), nullptr));
+      if (!status.ok()) return status;
+      for (size_t n = 0; n < static_cast<size_t>(piece.lines); ++n) {
+        std::memcpy(planes_[0].data() + piece.plane_offset_bytes + n * piece.plane_pitch_bytes,
+                    lines.data() + n * piece.line_bytes, piece.line_bytes);
+      }
     }
     return absl::OkStatus();
   }
@@ -221,6 +275,14 @@ absl::Status CudaDriver::Quantize(const MatrixView& in, const QuantParams& param
   if (absl::Status status = Validate(params); !status.ok()) return status;
   cuda_on_cpu::SetSchedule(schedule_);
   return Run(in, params, cuts_, planes, stats).Do();
+}
+
+absl::Status CudaDriver::MeasureColumns(const MatrixView& in, const QuantParams& params,
+                                        absl::Span<std::byte>, absl::Span<float> t, ParallelFor,
+                                        absl::FunctionRef<bool()>) const {
+  cuda_on_cpu::SetSchedule(schedule_);
+  TensorStats stats;
+  return Run(in, PlanColumnMeasure(params, in.rows, in.cols), cuts_, {}, &stats).Measure(t);
 }
 
 }  // namespace sinq::kernels

@@ -98,8 +98,8 @@ TEST(StagingRingMemoryTest, NothingIsLeftOfAHalfMadeRing) {
   for (const CudaCall call : {CudaCall::kAllocatePinned, CudaCall::kCreateEvent}) {
     for (int nth = 1; nth <= static_cast<int>(kStagingChunks); ++nth) {
       runtime->FailAt(call, nth, absl::ResourceExhaustedError("no"));
-      EXPECT_TRUE(absl::IsResourceExhausted(
-          StagingRing::Make(runtime, stream, kChunkBytes).status()));
+      EXPECT_TRUE(
+          absl::IsResourceExhausted(StagingRing::Make(runtime, stream, kChunkBytes).status()));
       EXPECT_EQ(runtime->LiveObjects(), 1u);
     }
   }
