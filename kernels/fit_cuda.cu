@@ -40,11 +40,8 @@ __device__ void StoreUpstream(const FitArguments& p, int64_t e, const GroupFit& 
   p.arrays.row_factor[e] = inverse_r;
 }
 
-template <Fitting kFitting, int kGroup>
-__device__ GroupFit FitDefault(const float (&y)[kGroup], const FitRules& rules) {
-  if constexpr (kFitting == Fitting::kNf4) return FitToBook<16>(y, rules);
-  if constexpr (kFitting == Fitting::kNf3) return FitToBook<8>(y, rules);
-  return rules.symmetric ? FitSymmetric(y, rules) : FitAsymmetric(y, rules);
+constexpr int BookOf(Fitting fitting) {
+  return fitting == Fitting::kNf4 ? 16 : fitting == Fitting::kNf3 ? 8 : 0;
 }
 
 template <WeightDtype kDtype, int kGroup, Fitting kFitting>
@@ -59,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) FitKernel(FitArguments p) {
       MultiplyGroup(inverse_r, y);
       StoreUpstream(p, place.e, FitUpstream(y, p.rules), r, inverse_r);
     } else {
-      StoreDefault(p, place.e, FitDefault<kFitting>(y, p.rules),
+      StoreDefault(p, place.e, FitDefault<BookOf(kFitting)>(y, p.rules),
                    p.panel.states[place.tile].exponent);
     }
   }

@@ -42,13 +42,12 @@ struct BalanceParams {
   float* inverse_column;
   int64_t rows;  // of a tile
   int64_t first_tile, tiles, tiles_per_band;
-  AuxStorage aux;
+  AuxStorage column_storage;
   int group;
   int round;
   bool scale_free;  // profile default
   bool balances;
   bool searches;  // a tile that is not balanced is brought near 1 for the search of its scales
-  bool rounds_columns;
 };
 
 // ================================================================ device
@@ -497,7 +496,7 @@ __global__ void __launch_bounds__(kWarpThreads) FinishKernel(BalanceParams p) {
     for (int k = LaneInWarp(); k < p.group; k += kWarpThreads) {
       const int64_t at = tile * p.group + k;
       float t = state.best_round == 0 ? 1.0f : p.panel.t[state.best_round % 2][at];
-      if (p.rounds_columns) t = RoundStored(t, p.aux);
+      t = RoundStored(t, p.column_storage);
       const float inverse = Div(1.0f, t);
       p.column[at] = t;
       if (!p.scale_free) p.inverse_column[at] = inverse;
@@ -553,12 +552,11 @@ int LaunchBalance(const CudaTensor& tensor, const DeviceWeights& weights, const 
   p.first_tile = panel.first_tile;
   p.tiles = panel.tiles;
   p.tiles_per_band = tensor.groups_per_row;
-  p.aux = tensor.aux;
+  p.column_storage = tensor.column_storage;
   p.group = tensor.group;
   p.scale_free = tensor.params.profile == Profile::kDefault;
   p.balances = tensor.balances;
   p.searches = p.scale_free && !p.balances && tensor.params.method != Method::kRtn;
-  p.rounds_columns = tensor.rounds_columns;
   return ForDtype(weights.dtype, [&](auto dtype) {
     return ForGroup(tensor.group, [&](auto group) {
       return LaunchRounds<dtype.value, group.value>(p, stream);
