@@ -108,6 +108,12 @@ CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t co
   return tensor;
 }
 
+bool HasCudaSteps(const QuantParams& params) {
+  const Rounding rounding = RoundingOf(params.method);
+  return !NeedsActivations(params.method) &&
+         (rounding == Rounding::kUniform || HasCodebook(rounding));
+}
+
 bool HasKurtosisGate(const QuantParams& params) {
   return params.profile == Profile::kUpstream && Balances(params.method) &&
          !HasCodebook(RoundingOf(params.method));
@@ -201,7 +207,8 @@ PackedPiece PieceOf(const CudaTensor& tensor, const RowRange& rows) {
     case Layout::kCompressedTensors:
       break;
     default:
-      return WholeRows(rows, static_cast<size_t>(tensor.cols / kGgufValues * GgufBlockBytes(tensor)));
+      return WholeRows(rows,
+                       static_cast<size_t>(tensor.cols / kGgufValues * GgufBlockBytes(tensor)));
   }
   return WholeRows(rows, static_cast<size_t>(words) * 4);
 }

@@ -54,7 +54,7 @@ struct DeviceWeights {
 
 // Shape and rules of one tensor [rows, cols] = [N, K].
 struct CudaTensor {
-  QuantParams params;  // as the steps follow them: `method` after the kurtosis gate, `aux` effective
+  QuantParams params;  // as the steps follow them: method after the kurtosis gate, aux effective
   int64_t rows = 0, cols = 0;
   int group = 0;               // effective group size
   int64_t groups_per_row = 0;  // cols / group
@@ -72,6 +72,8 @@ CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols,
                       WeightDtype input = WeightDtype::kBf16);
 // For Backend::MeasureColumns: LaunchBalance alone, which then leaves t in arrays.column.
 CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t cols);
+// Whether these steps cover the method; the others are for the CPU.
+bool HasCudaSteps(const QuantParams& params);
 // Whether LaunchMoments must come first (README.md section 3).
 bool HasKurtosisGate(const QuantParams& params);
 
@@ -124,8 +126,8 @@ struct DeviceArrays {
 size_t DeviceArraysBytes(const CudaTensor& tensor);
 DeviceArrays LayOutDeviceArrays(const CudaTensor& tensor, void* memory);
 
-// Folded inputs: the weights of a piece as F32, [rows, cols] without gaps, and the view of them that
-// every later step takes instead. `folded` has FoldedBytes(weights).
+// Folded inputs: the weights of a piece as F32, [rows, cols] without gaps, and the view of them
+// that every later step takes instead. `folded` has FoldedBytes(weights).
 size_t FoldedBytes(const DeviceWeights& weights);
 DeviceWeights FoldedView(const DeviceWeights& weights, const void* folded);
 int LaunchFold(const DeviceWeights& weights, void* folded, CudaStream stream);
@@ -136,8 +138,8 @@ size_t MomentsBytes(int64_t rows);
 int LaunchMoments(const CudaTensor& tensor, const DeviceWeights& weights,
                   const DeviceArrays& arrays, void* workspace, CudaStream stream);
 
-// A range of tiles: `weights` holds at least ExtentOf(panel). `workspace` has PanelBytes(tensor, tiles) and must stay untouched from
-// LaunchBalance to the end of LaunchFit of the same panel.
+// A range of tiles: `weights` holds at least ExtentOf(panel). `workspace` has PanelBytes(tensor,
+// tiles) and must stay untouched from LaunchBalance to the end of LaunchFit of the same panel.
 struct TilePanel {
   int64_t first_tile = 0, tiles = 0;
 };

@@ -1,8 +1,9 @@
 // Codes as bytes into the words of other layouts on a CUDA device: README.md section 12.
 //
-// Launch shape. A thread makes one word (one block of GGUF) from the bytes of its fields. Words that
-// lie side by side go to neighbouring threads; where they run down the matrix (AWQ, GPTQ) their
-// bytes are a row apart, but the next word down wants the bytes beside them, which wait in L1.
+// Launch shape. A thread makes one word (one block of GGUF) from the bytes of its fields. Words
+// that lie side by side go to neighbouring threads; where they run down the matrix (AWQ, GPTQ)
+// their bytes are a row apart, but the next word down wants the bytes beside them, which wait in
+// L1.
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_primitives.cuh"
 #include "kernels/cuda_steps.h"

@@ -78,15 +78,19 @@ __device__ float MinimumOf(float zero, float scale, AuxStorage aux) {
   return Mul(-zero, Add(RoundStored(scale, aux), 0.0f));
 }
 
+// A NaN would be lost in a maximum; it fits no storage either.
+__device__ float NanToInfinity(float x) { return x == x ? x : INFINITY; }
+
 __global__ void __launch_bounds__(kThreads) ExtremesKernel(StoreParams p) {
-  const float zero = p.arrays.zero[0];
+  const float zero = NanToInfinity(p.arrays.zero[0]);
   StorePartial mine{0, 0, zero, zero};
   if (p.zeros == ZeroStorage::kMinimum) mine.smallest_zero = mine.largest_zero = 0;
   for (int64_t e = GlobalThread(); e < p.groups; e += GlobalThreads()) {
     const float scale = p.arrays.scale[e];
-    const float z = p.zeros == ZeroStorage::kMinimum ? MinimumOf(p.arrays.zero[e], scale, p.aux)
-                                                     : p.arrays.zero[e];
-    mine = Merge(mine, {Magnitude(scale), 0, z, z});
+    const float z = NanToInfinity(p.zeros == ZeroStorage::kMinimum
+                                      ? MinimumOf(p.arrays.zero[e], scale, p.aux)
+                                      : p.arrays.zero[e]);
+    mine = Merge(mine, {NanToInfinity(Magnitude(scale)), 0, z, z});
   }
   for (int64_t k = GlobalThread(); k < p.columns; k += GlobalThreads())
     mine.largest_column = Max(mine.largest_column, Magnitude(p.arrays.column[k]));

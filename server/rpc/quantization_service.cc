@@ -124,11 +124,15 @@ absl::Status List(ServiceContext& context, const sinq::v1::ListJobsRequest& requ
 
 void FillCapabilities(const ServiceContext& context, sinq::v1::GetCapabilitiesResponse* response) {
   response->set_version(context.version);
-  const kernels::Capabilities capabilities = context.backend.GetCapabilities();
-  sinq::v1::Device* device = response->add_devices();
-  device->set_backend(capabilities.name);
-  device->set_architecture(capabilities.target);
-  device->set_workers(context.workers);
+  for (const WorkerStatus& worker : context.workers.Workers()) {
+    sinq::v1::Device* device = response->add_devices();
+    device->set_backend(worker.kind);
+    device->set_architecture(worker.architecture);
+    device->set_workers(worker.threads);
+    device->set_name(worker.name);
+    device->set_memory_bytes(static_cast<int64_t>(worker.stats.total_bytes));
+    device->set_healthy(worker.healthy);
+  }
   for (const absl::string_view method : kernels::MethodNames())
     response->add_methods(std::string(method));
   for (const char* profile : {"default", "upstream"}) response->add_profiles(profile);

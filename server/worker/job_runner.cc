@@ -20,6 +20,7 @@
 #include "server/worker/fold_scales.h"
 #include "server/worker/manifest.h"
 #include "server/worker/pipeline.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 namespace {
@@ -34,11 +35,11 @@ absl::Span<const std::byte> Bytes(absl::string_view text) {
 class Attempt {
  public:
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view)>;
-  Attempt(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files,
+  Attempt(const RunnerOptions& options, WorkerPool& workers, const FileSystem& files,
           MemoryBudget& budget, JobStore& store, Metrics& metrics, const Job& job,
           const Lease& lease, const std::atomic<StopReason>& stop, OnProgress on_progress)
       : options_(options),
-        backend_(backend),
+        workers_(workers),
         files_(files),
         budget_(budget),
         store_(store),
@@ -100,7 +101,7 @@ class Attempt {
     const absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(job_.spec.format);
     if (!exporter.ok()) return exporter.status();
     absl::StatusOr<sinq::Plan> plan =
-        MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), options_.workers});
+        MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), workers_.UsefulTasks()});
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
     for (const PlannedTensor& tensor : plan_.tensors) {
@@ -187,10 +188,10 @@ class Attempt {
     std::set<std::string> finished;
     if (absl::Status status = TakeFinished(phase, checkpointer, finished); !status.ok())
       return status;
-    BufferPool pool(budget_);
+    BufferPool pool(budget_, workers_.host_memory());
     const UnitContext context{
-        plan_, *source_, backend_, *sink_, pool, phase, scales_ ? &*scales_ : nullptr};
-    Pipeline pipeline(context, checkpointer, metrics_, options_.workers, on_progress_);
+        plan_, *source_, workers_, *sink_, pool, phase, scales_ ? &*scales_ : nullptr};
+    Pipeline pipeline(context, checkpointer, metrics_, on_progress_);
     const absl::Status status =
         pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
     progress_ = pipeline.progress();
@@ -263,7 +264,7 @@ class Attempt {
   }
 
   const RunnerOptions& options_;
-  const kernels::Backend& backend_;
+  WorkerPool& workers_;
   const FileSystem& files_;
   MemoryBudget& budget_;
   JobStore& store_;
@@ -283,10 +284,10 @@ class Attempt {
 
 class LocalJobRunner : public JobRunner {
  public:
-  LocalJobRunner(const RunnerOptions& options, const kernels::Backend& backend,
-                 const FileSystem& files, MemoryBudget& budget, JobStore& store, Metrics& metrics)
+  LocalJobRunner(const RunnerOptions& options, WorkerPool& workers, const FileSystem& files,
+                 MemoryBudget& budget, JobStore& store, Metrics& metrics)
       : options_(options),
-        backend_(backend),
+        workers_(workers),
         files_(files),
         budget_(budget),
         store_(store),
@@ -295,7 +296,7 @@ class LocalJobRunner : public JobRunner {
   RunResult Run(
       const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
       absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) override {
-    return Attempt(options_, backend_, files_, budget_, store_, metrics_, job, lease, stop,
+    return Attempt(options_, workers_, files_, budget_, store_, metrics_, job, lease, stop,
                    on_progress)
         .Run();
   }
@@ -308,7 +309,7 @@ class LocalJobRunner : public JobRunner {
 
  private:
   const RunnerOptions options_;
-  const kernels::Backend& backend_;
+  WorkerPool& workers_;
   const FileSystem& files_;
   MemoryBudget& budget_;
   JobStore& store_;
@@ -317,10 +318,10 @@ class LocalJobRunner : public JobRunner {
 
 }  // namespace
 
-std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options,
-                                         const kernels::Backend& backend, const FileSystem& files,
-                                         MemoryBudget& budget, JobStore& store, Metrics& metrics) {
-  return std::make_unique<LocalJobRunner>(options, backend, files, budget, store, metrics);
+std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options, WorkerPool& workers,
+                                         const FileSystem& files, MemoryBudget& budget,
+                                         JobStore& store, Metrics& metrics) {
+  return std::make_unique<LocalJobRunner>(options, workers, files, budget, store, metrics);
 }
 
 }  // namespace sinq

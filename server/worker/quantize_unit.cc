@@ -18,7 +18,7 @@ constexpr uint64_t kDigestBytes =
 constexpr uint64_t kCopyBytes = 4 << 20;
 
 uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = AlignedBuffer::kAlignmentBytes;
+  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
@@ -98,6 +98,16 @@ std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, Uni
   return planes;
 }
 
+// Where a measured column scale lies; what follows it is scratch.
+absl::Span<float> ColumnsOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
+                                absl::Span<std::byte>* scratch) {
+  const size_t columns = static_cast<size_t>(tensor.source.shape[1]);
+  absl::Span<std::byte> rest = memory.buffer.buffer.span();
+  rest.remove_prefix(Aligned(memory.weights_bytes));
+  *scratch = rest.subspan(Aligned(sizeof(float) * columns));
+  return {reinterpret_cast<float*>(rest.data()), columns};
+}
+
 absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
                          absl::Span<const absl::Span<std::byte>> planes, UnitRecord& record) {
   for (size_t i = 0; i < planes.size(); ++i) {
@@ -114,25 +124,31 @@ absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor
 
 }  // namespace
 
-uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor,
-                         const kernels::Backend& backend) {
+bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
+  return phase == Phase::kMeasure || tensor.action == TensorAction::kQuantize;
+}
+
+uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
+  if (phase == Phase::kQuantize && tensor.action == TensorAction::kCopy)
+    return std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
   uint64_t bytes = Aligned(tensor.source.size_bytes);
   if (phase == Phase::kMeasure) {
     bytes += Aligned(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
   } else {
     for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
-    if (tensor.action == TensorAction::kFold) return bytes;
   }
+  if (!NeedsBackend(phase, tensor)) return bytes;
   return bytes +
-         backend.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+         workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
 }
 
 absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     absl::FunctionRef<bool()> cancelled) {
   absl::StatusOr<PooledBuffer> buffer =
-      context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.backend), cancelled);
+      context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.workers), cancelled);
   if (!buffer.ok()) return buffer.status();
   UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}, {}, {}};
+  if (context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy) return memory;
   Sha256 digest;
   const absl::Span<std::byte> weights =
       memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
@@ -152,39 +168,44 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
   return memory;
 }
 
-absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                        UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
-                                        kernels::TensorStats* stats) {
+absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor,
+                         const kernels::Backend& backend, UnitMemory& memory,
+                         absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats) {
   absl::Span<std::byte> scratch;
-  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
-  absl::Status status = context.backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch,
-                                                 planes, kernels::RunSerially, cancelled, stats);
-  if (!status.ok()) return WithTensor(status, tensor);
+  absl::Status status;
+  if (context.phase == Phase::kMeasure) {
+    const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
+    status = backend.MeasureColumns(ViewOf(tensor, memory), tensor.params, scratch, t,
+                                    kernels::RunSerially, cancelled);
+  } else {
+    const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
+    status = backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch, planes,
+                              kernels::RunSerially, cancelled, stats);
+  }
+  return status.ok() ? status : WithTensor(status, tensor);
+}
+
+absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                     UnitMemory& memory, const kernels::TensorStats& stats) {
+  absl::Span<std::byte> scratch;
   UnitRecord record{memory.source_sha256,
                     {},
                     true,
-                    stats->relative_error,
-                    stats->imbalance_before,
-                    stats->imbalance_after,
-                    stats->mean_rounds,
-                    {}};
-  status = WritePlanes(context, tensor, planes, record);
+                    stats.relative_error,
+                    stats.imbalance_before,
+                    stats.imbalance_after,
+                    stats.mean_rounds};
+  const absl::Status status =
+      WritePlanes(context, tensor, PlanesOfUnit(tensor, memory, &scratch), record);
   if (!status.ok()) return status;
   return record;
 }
 
-absl::StatusOr<UnitRecord> MeasureUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                       UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
-  const size_t columns = static_cast<size_t>(tensor.source.shape[1]);
-  absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(Aligned(memory.weights_bytes));
-  const absl::Span<float> t(reinterpret_cast<float*>(rest.data()), columns);
-  rest.remove_prefix(Aligned(sizeof(float) * columns));
-  const absl::Status status = context.backend.MeasureColumns(
-      ViewOf(tensor, memory), tensor.params, rest, t, kernels::RunSerially, cancelled);
-  if (!status.ok()) return WithTensor(status, tensor);
+UnitRecord MeasuredUnit(const PlannedTensor& tensor, UnitMemory& memory) {
+  absl::Span<std::byte> scratch;
+  const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
   UnitRecord record;
-  record.column_codes.resize(columns);
+  record.column_codes.resize(t.size());
   kernels::ColumnCodes(t, tensor.params.group_size, absl::MakeSpan(record.column_codes));
   return record;
 }
@@ -202,33 +223,29 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
                                  WeightDtypeOf(tensor.outputs[0].tensor.dtype), planes[0]);
   }
   if (!status.ok()) return WithTensor(status, tensor);
-  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0, {}};
+  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0};
   status = WritePlanes(context, tensor, planes, record);
   if (!status.ok()) return status;
   return record;
 }
 
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled) {
+                                    UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
   const OutputRange& range = tensor.outputs.front();
-  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(
-      std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1)), cancelled);
-  if (!buffer.ok()) return buffer.status();
   Sha256 digest;
   absl::Status status;
   for (uint64_t at = 0; at < tensor.source.size_bytes && status.ok(); at += kCopyBytes) {
-    const absl::Span<std::byte> piece =
-        buffer->buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
+    const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
+        0, std::min(kCopyBytes, tensor.source.size_bytes - at));
     SourceTensor part = tensor.source;
     part.offset += at;
     status = ReadWeights(context, part, piece, &digest, cancelled);
     if (status.ok())
       status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
   }
-  context.pool.Release(*std::move(buffer));
   if (!status.ok()) return WithTensor(status, tensor);
   const std::string hex = digest.HexDigest();
-  return UnitRecord{hex, {hex}, false, 0, 0, 0, 0, {}};
+  return UnitRecord{hex, {hex}, false, 0, 0, 0, 0};
 }
 
 }  // namespace sinq

@@ -91,11 +91,14 @@ class Run {
  public:
   Run(const MatrixView& in, const QuantParams& params, const CudaCuts& cuts,
       absl::Span<const absl::Span<std::byte>> planes, TensorStats* stats)
+      : Run(in, PlanTensor(params, in.rows, in.cols, in.dtype), cuts, planes, stats) {}
+  Run(const MatrixView& in, const CudaTensor& tensor, const CudaCuts& cuts,
+      absl::Span<const absl::Span<std::byte>> planes, TensorStats* stats)
       : in_(in),
         cuts_(cuts),
         planes_(planes),
         stats_(*stats),
-        tensor_(PlanTensor(params, in.rows, in.cols, in.dtype)),
+        tensor_(tensor),
         memory_(DeviceArraysBytes(tensor_)),
         arrays_(LayOutDeviceArrays(tensor_, memory_.data())) {
     std::memset(static_cast<void*>(arrays_.summary), 0, sizeof(DeviceSummary));
@@ -105,6 +108,12 @@ class Run {
     for (const auto step : {&Run::Gate, &Run::Balance, &Run::Store, &Run::Encode, &Run::Sum}) {
       if (absl::Status status = (this->*step)(); !status.ok()) return status;
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status Measure(absl::Span<float> t) {
+    if (absl::Status status = Balance(); !status.ok()) return status;
+    std::copy_n(arrays_.column, t.size(), t.begin());
     return absl::OkStatus();
   }
 
@@ -149,7 +158,7 @@ class Run {
       if (!status.ok()) return status;
       status = Check(
           LaunchBalance(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
-      if (status.ok()) {
+      if (status.ok() && !planes_.empty()) {
         status = Check(
             LaunchFit(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
       }
@@ -266,6 +275,14 @@ absl::Status CudaDriver::Quantize(const MatrixView& in, const QuantParams& param
   if (absl::Status status = Validate(params); !status.ok()) return status;
   cuda_on_cpu::SetSchedule(schedule_);
   return Run(in, params, cuts_, planes, stats).Do();
+}
+
+absl::Status CudaDriver::MeasureColumns(const MatrixView& in, const QuantParams& params,
+                                        absl::Span<std::byte>, absl::Span<float> t, ParallelFor,
+                                        absl::FunctionRef<bool()>) const {
+  cuda_on_cpu::SetSchedule(schedule_);
+  TensorStats stats;
+  return Run(in, PlanColumnMeasure(params, in.rows, in.cols), cuts_, {}, &stats).Measure(t);
 }
 
 }  // namespace sinq::kernels

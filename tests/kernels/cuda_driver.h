@@ -32,6 +32,11 @@ class CudaDriver : public Backend {
                         absl::Span<const absl::Span<std::byte>> planes, ParallelFor parallel_for,
                         absl::FunctionRef<bool()> cancelled, TensorStats* stats) const override;
 
+  absl::Status MeasureColumns(const MatrixView& in, const QuantParams& params,
+                              absl::Span<std::byte> scratch, absl::Span<float> t,
+                              ParallelFor parallel_for,
+                              absl::FunctionRef<bool()> cancelled) const override;
+
  private:
   const cuda_on_cpu::Schedule schedule_;
   const CudaCuts cuts_;
