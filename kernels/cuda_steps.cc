@@ -6,6 +6,7 @@
 #include "kernels/cuda_panel.h"
 #include "kernels/launch_config.h"
 #include "kernels/layout.h"
+#include "kernels/tile_ops.h"  // kHqqRounds
 
 namespace sinq::kernels {
 namespace {
@@ -69,6 +70,11 @@ PanelArrays TakePanel(const CudaTensor& tensor, int64_t tiles, Pieces& pieces) {
   pieces.Take(panel.states, tiles);
   pieces.Take(panel.scans, tiles * panel.row_blocks);
   pieces.Take(panel.factor, columns);
+  if (RoundingOf(tensor.params.method) == Rounding::kHqq) {
+    for (float** array : {&panel.hqq_zero, &panel.hqq_error})
+      pieces.Take(*array, kHqqRounds * tiles * panel.padded_rows);
+    pieces.Take(panel.hqq_best, tiles);
+  }
   if (!tensor.balances) return panel;
   for (float** array : {&panel.t[0], &panel.t[1]}) pieces.Take(*array, columns);
   for (float** array : {&panel.r[0], &panel.r[1], &panel.row_std})
@@ -110,8 +116,7 @@ CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t co
 
 bool HasCudaSteps(const QuantParams& params) {
   const Rounding rounding = RoundingOf(params.method);
-  return !NeedsActivations(params.method) &&
-         (rounding == Rounding::kUniform || HasCodebook(rounding));
+  return !NeedsActivations(params.method) && rounding != Rounding::kHadamard;
 }
 
 bool HasKurtosisGate(const QuantParams& params) {

@@ -240,6 +240,55 @@ TEST(CudaCodebookTest, SpecialInputs) {
   }
 }
 
+// ---------------------------------------------------------------- HQQ
+
+TEST(CudaHqqTest, EveryStorageAndProfile) {
+  int cases = 0;
+  for (const Method method : {Method::kSinqHqq, Method::kHqq}) {
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16, AuxStorage::kF32}) {
+        for (const int bits : {2, 3, 4, 8}) {
+          const int group = 16 << (cases % 4);
+          for (const Tiling tiling : {Tiling::k1D, Tiling::k2D}) {
+            const QuantParams params{method, profile, aux, bits, group, false, tiling};
+            const TestMatrix matrix =
+                MakeTestMatrix(128, 128, kDtypes[cases % 4], static_cast<uint32_t>(cases));
+            const CudaCuts cuts = cases % 2 == 0 ? CudaCuts{} : CudaCuts{3, 50, 40};
+            cases += ExpectAgreement(matrix.View(), params, cuts);
+            if (HasFailure()) return;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(cases, 96);
+}
+
+TEST(CudaHqqTest, OddRowsAndLayoutsOfOthers) {
+  for (const Layout layout : {Layout::kHqq, Layout::kGgufQ4_1, Layout::kDense}) {
+    for (const int64_t rows : {1, 33, 70}) {
+      const QuantParams params{Method::kHqq, Profile::kDefault, AuxStorage::kF16, 4, 32,
+                               false,        Tiling::k1D,       layout};
+      EXPECT_EQ(ExpectAgreement(MakeTestMatrix(rows, 96, WeightDtype::kBf16, 3).View(), params),
+                layout != Layout::kHqq || rows % 2 == 0);
+    }
+  }
+}
+
+TEST(CudaHqqTest, SpecialInputs) {
+  for (const SpecialMatrix& special : SpecialMatrices()) {
+    const TestMatrix matrix = StoreMatrix(64, 128, WeightDtype::kF32, special.values);
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16}) {
+        EXPECT_TRUE(ExpectAgreement(matrix.View(),
+                                    {Method::kSinqHqq, profile, aux, 4, 64, false}))
+            << special.name;
+        if (HasFailure()) FAIL() << special.name;
+      }
+    }
+  }
+}
+
 // ---------------------------------------------------------------- measuring columns
 
 TEST(CudaMeasureTest, ColumnScalesOfAnyMethodAndLayout) {
@@ -270,11 +319,11 @@ TEST(CudaMeasureTest, ColumnScalesOfAnyMethodAndLayout) {
 
 TEST(CudaMethodsTest, MethodsWithoutDeviceCodeAreTold) {
   for (const Method method : {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kNf4,
-                              Method::kSinqNf3, Method::kNf3}) {
+                              Method::kSinqNf3, Method::kNf3, Method::kSinqHqq, Method::kHqq}) {
     EXPECT_TRUE(HasCudaSteps({method})) << MethodName(method);
   }
-  for (const Method method : {Method::kSinqHqq, Method::kHqq, Method::kAsinq, Method::kAsinqL2,
-                              Method::kAwq, Method::kHadamard}) {
+  for (const Method method :
+       {Method::kAsinq, Method::kAsinqL2, Method::kAwq, Method::kHadamard}) {
     EXPECT_FALSE(HasCudaSteps({method})) << MethodName(method);
   }
 }
