@@ -135,19 +135,7 @@ DeviceStats CudaBackend::device_stats() const {
   return stats;
 }
 
-bool CudaBackend::Supports(const QuantParams& params) const {
-  switch (RoundingOf(params.method)) {
-    case Rounding::kUniform:
-      return !NeedsActivations(params.method);
-    case Rounding::kNf4:
-    case Rounding::kNf3:
-      return true;
-    case Rounding::kHqq:
-    case Rounding::kHadamard:
-      return false;
-  }
-  return false;
-}
+bool CudaBackend::Supports(const QuantParams& params) const { return HasCudaSteps(params); }
 
 size_t CudaBackend::ScratchBytes(const QuantParams&, int64_t, int64_t) const { return 0; }
 

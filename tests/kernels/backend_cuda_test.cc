@@ -162,7 +162,8 @@ std::vector<QuantParams> FurtherParams() {
   for (const Layout layout :
        {Layout::kHqq, Layout::kCompressedTensors, Layout::kAwq, Layout::kGptq, Layout::kGptqV2,
         Layout::kGgufQ4_0, Layout::kGgufQ4_1, Layout::kGgufQ8_0, Layout::kDense}) {
-    for (const Method method : {Method::kSinq, Method::kRtn, Method::kNf4, Method::kSinqNf3}) {
+    for (const Method method :
+         {Method::kSinq, Method::kRtn, Method::kHqq, Method::kNf4, Method::kSinqNf3}) {
       for (const int bits : {3, 4, 8}) {
         for (const int group : {32, 64}) {
           for (const bool symmetric : {false, true}) {
@@ -174,7 +175,7 @@ std::vector<QuantParams> FurtherParams() {
       }
     }
   }
-  for (const Method method : {Method::kSinq, Method::kSinqNf4, Method::kNf3}) {
+  for (const Method method : {Method::kSinq, Method::kSinqHqq, Method::kSinqNf4, Method::kNf3}) {
     for (const Tiling tiling : {Tiling::k1D, Tiling::k2D}) {
       for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kBf16, AuxStorage::kF32}) {
         QuantParams params{method, Profile::kDefault, aux, method == Method::kNf3 ? 3 : 4};
@@ -517,7 +518,7 @@ TEST(CudaBackendTest, UnknownMethodsAreRefused) {
   const TestMatrix matrix = MakeTestMatrix(32, 64, WeightDtype::kBf16, 20);
   QuantParams params;
   EXPECT_TRUE(rig.backend().Supports(params));
-  params.method = Method::kHqq;
+  params.method = Method::kAwq;
   EXPECT_FALSE(rig.backend().Supports(params));
   const absl::Status status = RunBackend(rig.backend(), matrix.View(), params).status;
   EXPECT_TRUE(absl::IsUnimplemented(status) || absl::IsInvalidArgument(status)) << status;
