@@ -31,7 +31,6 @@ class HostBuffer {
 
   const std::byte* data() const { return special_ != nullptr ? special_.get() : pages_.data(); }
   std::byte* data() { return special_ != nullptr ? special_.get() : pages_.data(); }
-  const std::byte* data() const { return special_ != nullptr ? special_.get() : pages_.data(); }
   absl::Span<std::byte> span() { return {data(), static_cast<size_t>(size_bytes_)}; }
   uint64_t SizeBytes() const { return size_bytes_; }
 
