@@ -206,10 +206,13 @@ grpc::ServerUnaryReactor* QuantizationServiceImpl::DeleteJob(
 grpc::ServerUnaryReactor* QuantizationServiceImpl::PlanJob(grpc::CallbackServerContext* call,
                                                            const sinq::v1::PlanJobRequest* request,
                                                            sinq::v1::PlanJobResponse* response) {
-  return RunUnary(context_, call, "PlanJob", [this, request, response]() -> absl::Status {
+  return RunUnary(context_, call, "PlanJob", [this, call, request, response]() -> absl::Status {
     const JobSpec spec = ToJobSpec(request->source_uri(), request->output_uri(), request->recipe());
-    const absl::StatusOr<Plan> plan = PlanFor(context_, spec, /*needs_output=*/false);
-    return plan.ok() ? FillPlan(*plan, *request, response) : plan.status();
+    const absl::StatusOr<DryRun> dry_run =
+        DryRunFor(context_, spec, [call] { return call->IsCancelled(); });
+    if (!dry_run.ok()) return dry_run.status();
+    response->set_note(dry_run->note);
+    return FillPlan(dry_run->plan, *request, response);
   });
 }
 
