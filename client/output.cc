@@ -140,7 +140,11 @@ std::string PlanText(const v1::PlanJobResponse& plan) {
   sums.Add({"quantized weights", absl::StrCat(plan.quantized_weights())});
   sums.Add({"bits per weight", BitsText(plan.effective_bits())});
   sums.Add({"digest", plan.digest()});
-  return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n", sums.Render());
+  Table folds({"FOLDING"});
+  for (const std::string& note : plan.fold_notes()) folds.Add({note});
+  return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n",
+                      plan.fold_notes().empty() ? "" : absl::StrCat(folds.Render(), "\n"),
+                      sums.Render());
 }
 
 std::string ArtifactsText(const v1::ListArtifactsResponse& list) {
@@ -155,8 +159,11 @@ std::string CapabilitiesText(const v1::GetCapabilitiesResponse& c) {
   Table table({"CAPABILITY", "VALUE"});
   table.Add({"version", c.version()});
   for (const v1::Device& d : c.devices()) {
-    table.Add(
-        {"device", absl::StrCat(d.backend(), " ", d.architecture(), ", workers ", d.workers())});
+    std::string text = absl::StrCat(d.name().empty() ? d.backend() : d.name(), " ",
+                                    d.architecture(), ", workers ", d.workers());
+    if (d.memory_bytes() > 0) absl::StrAppend(&text, ", ", FormatBytes(d.memory_bytes()));
+    if (!d.name().empty() && !d.healthy()) absl::StrAppend(&text, ", lost");
+    table.Add({"device", text});
   }
   table.Add({"methods", Joined(c.methods())});
   table.Add({"profiles", Joined(c.profiles())});

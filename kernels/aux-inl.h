@@ -32,36 +32,41 @@ void Widen(const float* values, int64_t count, float* low, float* high) {
   }
 }
 
+// Rounds to 65536.
+constexpr float kF16Overflow = 65520.0f;
+
 // F16's infinity from 65520 on, as a reader gets it.
 HWY_INLINE VF ReadBackF16(VF x) {
   const DF d;
   const VF infinity = hn::CopySign(hn::Set(d, std::numeric_limits<float>::infinity()), x);
-  return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, 65520.0f)), infinity, RoundVectorToF16(x));
+  return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, kF16Overflow)), infinity,
+                        RoundVectorToF16(x));
 }
 
 bool StoreF16Values(float* values, int64_t count, std::byte* out) {
   const DF d;
   const hn::Rebind<uint16_t, DI> d16;
-  VF largest = hn::Zero(d);
+  const VF limit = hn::Set(d, kF16Overflow);
+  auto fits = hn::Eq(limit, limit);
   int64_t i = 0;
   for (; i + static_cast<int64_t>(kLanes) <= count; i += static_cast<int64_t>(kLanes)) {
     // Adding 0 turns -0, about which instruction sets disagree, into 0.
     const VF value = hn::LoadU(d, values + i);
     const VF rounded = hn::Add(RoundVectorToF16(value), hn::Zero(d));
-    largest = hn::Max(largest, hn::Abs(value));
+    fits = hn::And(fits, hn::Lt(hn::Abs(value), limit));
     HWY_ALIGN uint16_t bits[kLanes];
     hn::Store(hn::DemoteTo(d16, F16Bits(rounded)), d16, bits);
     std::memcpy(out + 2 * i, bits, sizeof(bits));
     hn::StoreU(rounded, d, values + i);
   }
-  float top = hn::GetLane(hn::MaxOfLanes(d, largest));
+  bool all_fit = hn::AllTrue(d, fits);
   for (; i < count; ++i) {
-    top = std::max(top, std::abs(values[i]));
+    all_fit = all_fit && std::abs(values[i]) < kF16Overflow;
     values[i] = RoundToF16(values[i]) + 0.0f;
     const uint16_t bits = FloatToF16(values[i]);
     std::memcpy(out + 2 * i, &bits, sizeof(bits));
   }
-  return top < 65520.0f;
+  return all_fit;
 }
 
 HWY_INLINE VF GridLanes(const float* grid, size_t at, bool shared) {

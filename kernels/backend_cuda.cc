@@ -155,6 +155,8 @@ absl::Status CudaBackend::Quantize(const MatrixView& in, const QuantParams& para
         "the CUDA backend does not do method ", MethodName(params.method), " with tiling ",
         TilingName(params.tiling), ", aux ", AuxName(params.aux), " and this layout; use the CPU"));
   }
+  if (in.is_folded())
+    return absl::UnimplementedError("the CUDA backend does not take folded factors; use the CPU");
   const absl::StatusOr<std::vector<PlaneSpec>> specs = PlanesOf(params, in.rows, in.cols);
   if (!specs.ok()) return specs.status();
   if (absl::Status status = CheckPlanes(*specs, planes); !status.ok()) return status;

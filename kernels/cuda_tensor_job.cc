@@ -119,6 +119,7 @@ DeviceWeights CudaTensorJob::WeightsAt(const std::byte* data) const {
   weights.rows = tensor_.rows;
   weights.cols = weights.stride = tensor_.cols;
   weights.dtype = call_.in.dtype;
+  weights.block_scales_per_row = (tensor_.cols + kFp8BlockSize - 1) / kFp8BlockSize;
   return weights;
 }
 

@@ -60,14 +60,14 @@ template <Coding kCoding>
 HWY_INLINE void EncodeDenseRows(const MatrixView& in, const EncodeParams& p, int64_t first,
                                 int64_t count, std::byte* dense) {
   const size_t width = in.dtype == WeightDtype::kF32 ? 4 : 2;
-  EncodeRows(in, p, first, count,
-             [&](int64_t, int64_t row, int64_t col, const GroupPlace& place,
-                 ErrorPartials& partials) {
-               HWY_ALIGN float values[kMaxGroup];
-               EncodeGroupOf<kCoding>(in, p, row, col, place, partials, ValueSink{values});
-               StoreDense(values, p.group, in.dtype,
-                          dense + width * static_cast<size_t>(row * in.cols + col));
-             });
+  EncodeRows(
+      in, p, first, count,
+      [&](int64_t, int64_t row, int64_t col, const GroupPlace& place, ErrorPartials& partials) {
+        HWY_ALIGN float values[kMaxGroup];
+        EncodeGroupOf<kCoding>(in, p, row, col, place, partials, ValueSink{values});
+        StoreDense(values, p.group, in.dtype,
+                   dense + width * static_cast<size_t>(row * in.cols + col));
+      });
 }
 
 void EncodeDense(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t count,
@@ -85,8 +85,6 @@ void EncodeDense(const MatrixView& in, const EncodeParams& params, int64_t first
       return EncodeDenseRows<Coding::kBookDivide>(in, params, first, count, dense);
     case Coding::kHadamard:
       return EncodeDenseRows<Coding::kHadamard>(in, params, first, count, dense);
-    case Coding::kHadamardDivide:
-      return EncodeDenseRows<Coding::kHadamardDivide>(in, params, first, count, dense);
   }
 }
 

@@ -25,8 +25,7 @@ struct ErrorPartials {
 };
 
 constexpr bool IsDivided(Coding coding) {
-  return coding == Coding::kDivide || coding == Coding::kBookDivide ||
-         coding == Coding::kHadamardDivide;
+  return coding == Coding::kDivide || coding == Coding::kBookDivide;
 }
 constexpr bool HasRowFactor(Coding coding) {
   return IsDivided(coding) || coding == Coding::kMultiply;
@@ -105,8 +104,8 @@ HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, cons
       const VF weight = LoadWeights(d, w + at);
       const CodeAndLevel coded =
           coder.Code(hn::Mul(weight, hn::LoadU(d, p.column + place.column + at)));
-      const VF value = hn::Mul(coder.Value(coded.level),
-                               hn::LoadU(d, p.stored_column + place.column + at));
+      const VF value =
+          hn::Mul(coder.Value(coded.level), hn::LoadU(d, p.stored_column + place.column + at));
       const VF miss = hn::Sub(value, weight);
       error[part] = Fma(miss, miss, error[part]);
       power[part] = Fma(weight, weight, power[part]);
@@ -117,12 +116,12 @@ HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, cons
 }
 
 // The same through the Hadamard transform.
-template <Coding kCoding, class Sink>
+template <class Sink>
 HWY_INLINE void EncodeTransformed(const float* HWY_RESTRICT w, const EncodeParams& p,
                                   const GroupPlace& place, ErrorPartials& partials,
                                   const Sink& sink) {
   const DF d;
-  const GroupCoder<kCoding> coder(p, place.e);
+  const GroupCoder<Coding::kHadamard> coder(p, place.e);
   HWY_ALIGN float y[kMaxGroup];
   std::copy_n(w, p.group, y);
   TransformGroup(y, p.group);
@@ -147,7 +146,7 @@ HWY_INLINE void EncodeTransformed(const float* HWY_RESTRICT w, const EncodeParam
 template <Coding kCoding, class Sink>
 HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64_t row, int64_t col,
                               const GroupPlace& place, ErrorPartials& partials, const Sink& sink) {
-  if constexpr (kCoding != Coding::kHadamard && kCoding != Coding::kHadamardDivide) {
+  if constexpr (kCoding != Coding::kHadamard) {
     if (TilesAreBf16(in)) {
       HWY_ALIGN uint16_t copy[kMaxGroup];
       return EncodeGroup<kCoding>(Bf16Row(in, row, col, p.group, copy), p, place, partials, sink);
@@ -155,8 +154,8 @@ HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64
   }
   HWY_ALIGN float values[kMaxGroup];
   WidenRow(in, row, col, p.group, values);
-  if constexpr (kCoding == Coding::kHadamard || kCoding == Coding::kHadamardDivide)
-    return EncodeTransformed<kCoding>(values, p, place, partials, sink);
+  if constexpr (kCoding == Coding::kHadamard)
+    return EncodeTransformed(values, p, place, partials, sink);
   EncodeGroup<kCoding>(values, p, place, partials, sink);
 }
 
@@ -267,12 +266,12 @@ struct ByteSink {
 
 void EncodeRowBytes(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t count,
                     uint8_t* codes) {
-  EncodeRows(in, params, first, count,
-             [&](int64_t, int64_t row, int64_t col, const GroupPlace& place,
-                 ErrorPartials& partials) {
-               EncodeGroupOf<Coding::kStored>(in, params, row, col, place, partials,
-                                              ByteSink{codes + (row - first) * in.cols + col});
-             });
+  EncodeRows(
+      in, params, first, count,
+      [&](int64_t, int64_t row, int64_t col, const GroupPlace& place, ErrorPartials& partials) {
+        EncodeGroupOf<Coding::kStored>(in, params, row, col, place, partials,
+                                       ByteSink{codes + (row - first) * in.cols + col});
+      });
 }
 
 }  // namespace HWY_NAMESPACE

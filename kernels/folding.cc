@@ -16,18 +16,11 @@ namespace {
 
 constexpr int kMaxColumnCode = 127;
 
-// Round to nearest, ties to even; overflow gives infinity.
-uint16_t FloatToBf16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 double Plain(VectorFold fold, double w) { return fold == VectorFold::kTimes ? w : 1.0 + w; }
 
 float RoundTo(WeightDtype dtype, float value) {
   if (dtype == WeightDtype::kF16) return RoundToF16(value);
-  return dtype == WeightDtype::kBf16 ? Bf16ToFloat(FloatToBf16(value)) : value;
+  return dtype == WeightDtype::kBf16 ? RoundToBf16(value) : value;
 }
 
 }  // namespace
@@ -78,20 +71,18 @@ void StoreElement(float value, std::byte* data, size_t at, WeightDtype dtype) {
     std::memcpy(data + 4 * at, &value, sizeof value);
     return;
   }
-  const uint16_t bits = dtype == WeightDtype::kF16 ? FloatToF16(value) : FloatToBf16(value);
+  const uint16_t bits =
+      dtype == WeightDtype::kF16
+          ? FloatToF16(value)
+          : static_cast<uint16_t>(std::bit_cast<uint32_t>(RoundToBf16(value)) >> 16);
   std::memcpy(data + 2 * at, &bits, sizeof bits);
 }
 
 absl::Status FoldMatrix(const MatrixView& in, WeightDtype dtype, absl::Span<std::byte> out) {
-  MatrixView plain = in;
-  plain.row_factor = plain.column_factor = {};
   for (int64_t row = 0; row < in.rows; ++row) {
-    const float row_factor = in.row_factor.empty() ? 1.0f : in.row_factor[static_cast<size_t>(row)];
     for (int64_t col = 0; col < in.cols; ++col) {
-      const float column_factor =
-          in.column_factor.empty() ? 1.0f : in.column_factor[static_cast<size_t>(col)];
-      const float value = ElementAt(plain, row, col) * row_factor * column_factor;
-      if (!std::isfinite(RoundTo(dtype, value))) {
+      const float value = ElementAt(in, row, col);
+      if (!std::isfinite(value) || !std::isfinite(RoundTo(dtype, value))) {
         return absl::InvalidArgumentError(
             absl::StrCat("element [", row, ", ", col, "] is not finite once folded"));
       }

@@ -60,8 +60,8 @@ HWY_INLINE VF HqqInverse(VF low, VF high, VF top, bool upstream) {
     const VF inverse = hn::Mul(top, Reciprocal(range));
     return hn::IfThenElse(hn::Gt(inverse, hn::Zero(d)), inverse, one);
   }
-  const VF inverse = hn::IfThenElse(hn::Le(range, hn::Set(d, 1e-4f)), hn::Set(d, 1.0f),
-                                    hn::Div(top, range));
+  const VF inverse =
+      hn::IfThenElse(hn::Le(range, hn::Set(d, 1e-4f)), hn::Set(d, 1.0f), hn::Div(top, range));
   return Clamp(inverse, hn::Set(d, 1e-5f), hn::Set(d, 2e4f));
 }
 

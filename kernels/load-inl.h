@@ -76,6 +76,7 @@ HWY_INLINE void WidenRow(const MatrixView& in, int64_t row, int64_t col, int cou
                                  row / kFp8BlockSize * blocks_per_row + (col + k) / kFp8BlockSize)];
     }
   }
+  if (in.is_folded()) FoldRow(in, row, col, count, out);
 }
 
 // Bits of magnitudes order like the magnitudes themselves, so a tile is scanned as integers.

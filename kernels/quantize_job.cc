@@ -65,8 +65,7 @@ QuantizeJob::QuantizeJob(const TileOps& ops, const MatrixView& in, const QuantPa
 void QuantizeJob::TakeArrays(Arena& arena) {
   arrays_.Take(arena, grid_.column_count(), grid_.group_count(), upstream());
   store_.Take(arena, grid_.column_count(), grid_.group_count());
-  if (uses_activations())
-    activation_arrays_.Take(arena, in_.cols, grid_.group_count(), upstream());
+  if (uses_activations()) activation_arrays_.Take(arena, in_.cols, grid_.group_count(), upstream());
 }
 
 size_t QuantizeJob::FixedBytes() {
@@ -181,8 +180,7 @@ void QuantizeJob::FitDefault(const ReadyTile& ready) {
 void QuantizeJob::FitHqqDefault(const ReadyTile& ready, const float* u) {
   HqqOutcome& hqq = ready.arrays->hqq;
   ops_.fit_hqq(ready.tile, {u, nullptr}, MakeFitParams(), &hqq);
-  std::copy_n(hqq.history + BestRound(hqq.error) * hqq.stride, ready.tile.rows,
-              ready.arrays->zero);
+  std::copy_n(hqq.history + BestRound(hqq.error) * hqq.stride, ready.tile.rows, ready.arrays->zero);
 }
 
 void QuantizeJob::FitHqqUpstream(const ReadyTile& ready, const UpstreamFactors& factors) {
@@ -292,8 +290,8 @@ absl::Status QuantizeJob::Store() {
 // The groups of each row of tiles, from tile order to row order.
 void QuantizeJob::ToRowOrder() {
   const int64_t side = grid_.group(), tiles = grid_.groups_per_row();
-  for (float* array : {arrays_.scale, arrays_.zero, arrays_.exact_scale, arrays_.exact_zero,
-                       arrays_.row_factor}) {
+  for (float* array :
+       {arrays_.scale, arrays_.zero, arrays_.exact_scale, arrays_.exact_zero, arrays_.row_factor}) {
     if (array == nullptr) continue;
     for (float* block = array; block < array + grid_.group_count(); block += side * tiles) {
       for (int64_t j = 0; j < tiles; ++j) {
@@ -306,8 +304,7 @@ void QuantizeJob::ToRowOrder() {
 
 Coding QuantizeJob::MakeCoding() const {
   if (HasCodebook(rounding())) return upstream() ? Coding::kBookDivide : Coding::kBook;
-  if (rounding() == Rounding::kHadamard)
-    return upstream() ? Coding::kHadamardDivide : Coding::kHadamard;
+  if (rounding() == Rounding::kHadamard) return Coding::kHadamard;
   if (!upstream()) return Coding::kStored;
   return is_hqq() ? Coding::kMultiply : Coding::kDivide;
 }
@@ -339,8 +336,7 @@ EncodeParams QuantizeJob::MakeEncodeParams() const {
 }
 
 absl::Status QuantizeJob::Encode(const PassContext& context) {
-  if (upstream() && symmetric())
-    std::fill_n(arrays_.exact_zero, grid_.group_count(), 0.0f);
+  if (upstream() && symmetric()) std::fill_n(arrays_.exact_zero, grid_.group_count(), 0.0f);
   const EncodeParams encode = MakeEncodeParams();
   if (params().layout == Layout::kDense) return EncodeDense(context, encode);
   return UsesFusedEncoder() ? EncodePacked(context, encode) : EncodeForeign(context, encode);

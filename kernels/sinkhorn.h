@@ -30,7 +30,8 @@ struct Balance {
 // t = r = 1 and no rounds when the tile must stay as it is (README.md section 2).
 Balance BalanceTile(const TileOps& ops, const Tile& tile, const TileScan& scan, Profile profile,
                     const BalanceBuffers& buffers);
-// t = r = 1 for a tile that is not to be balanced; only its exponent is found (README.md section 8).
+// t = r = 1 for a tile that is not to be balanced; only its exponent is found (README.md section
+// 8.2).
 Balance LeaveTile(const Tile& tile, const TileScan& scan, const QuantParams& params,
                   const BalanceBuffers& buffers);
 

@@ -50,7 +50,15 @@ struct TileStats {
 };
 
 // What a zero is rounded to before codes are made (zeta, README.md section 4).
-enum class ZeroGrid : uint8_t { kSixteenths, k256ths, kInteger, kIntegerFromOne, kF16, kBf16, kF32 };
+enum class ZeroGrid : uint8_t {
+  kSixteenths,
+  k256ths,  // of a codebook
+  kInteger,
+  kIntegerFromOne,
+  kF16,
+  kBf16,
+  kF32,
+};
 
 // How scale and zero of a group are searched for (README.md sections 4 and 9).
 struct FitParams {
@@ -81,13 +89,12 @@ struct HqqOutcome {
 
 // How a value becomes a code.
 enum class Coding : uint8_t {
-  kStored,        // fma(w*column, rcp(scale), zero): profile default
-  kDivide,        // ((w*column)*row_factor) / scale + zero: profile upstream
-  kMultiply,      // the same with * instead of /: HQQ in profile upstream
-  kBook,          // kStored, then the nearest value of the codebook
-  kBookDivide,    // kDivide, then the nearest value of the codebook
-  kHadamard,      // kStored on the transformed group
-  kHadamardDivide // kDivide on the transformed group
+  kStored,      // fma(w*column, rcp(scale), zero): profile default
+  kDivide,      // ((w*column)*row_factor) / scale + zero: profile upstream
+  kMultiply,    // the same with * instead of /: HQQ in profile upstream
+  kBook,        // kStored, then the nearest value of the codebook
+  kBookDivide,  // kDivide, then the nearest value of the codebook
+  kHadamard,    // kStored on the transformed group
 };
 
 // Final codes of one tensor from stored values (profile default) or from the exact ones (upstream).
@@ -115,10 +122,10 @@ struct EncodeParams {
 // One candidate of the activation-aware search on 32 rows (README.md section 10).
 struct ScaledRtn {
   int bits = 4, group = 64;
-  float range_floor = 0;            // least range of a group
-  const float* forward = nullptr;   // [K] y = (w * forward) * row_reciprocal
-  const float* backward = nullptr;  // [K] w' = ((q - z) * (s * row_scale)) * backward
-  const float* row_scale = nullptr;       // [rows of the matrix, tiles]; nullptr: 1
+  float range_floor = 0;             // least range of a group
+  const float* forward = nullptr;    // [K] y = (w * forward) * row_reciprocal
+  const float* backward = nullptr;   // [K] w' = ((q - z) * (s * row_scale)) * backward
+  const float* row_scale = nullptr;  // [rows of the matrix, tiles]; nullptr: 1
 };
 
 // Grids of 8-bit auxiliaries, one for each column (README.md section 5).

@@ -8,18 +8,10 @@
 
 #include "kernels/codebook.h"
 #include "kernels/groups-inl.h"
-#include "kernels/hadamard-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace sinq::kernels {
 namespace HWY_NAMESPACE {
-
-// y = (w*u)*v of kLanes rows that hold w*u.
-HWY_INLINE void ApplyRowFactors(const Tile& tile, const UpstreamFactors& factors,
-                                const FitParams& params, int64_t first, float* y) {
-  MultiplyRows(y, tile.group, RowFactors(factors.row, first, tile.rows));
-  if (params.rounding == Rounding::kHadamard) TransformLanes(y, tile.group);
-}
 
 HWY_INLINE void UpstreamRange(VF low, VF high, const FitParams& params, VF* scale, VF* zero) {
   const DF d;
@@ -46,7 +38,7 @@ HWY_INLINE void UpstreamBook(const float* y, int group, VF low, VF high, VF* sca
 void FitUpstream(const Tile& tile, const UpstreamFactors& factors, const FitParams& params,
                  float* scale, float* zero) {
   ForRows(tile, factors.column, [&](int64_t i, float* y) {
-    ApplyRowFactors(tile, factors, params, i, y);
+    MultiplyRows(y, tile.group, RowFactors(factors.row, i, tile.rows));
     VF low, high, s, z;
     RangeOf(y, tile.group, &low, &high);
     if (HasCodebook(params.rounding)) {

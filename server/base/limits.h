@@ -42,6 +42,18 @@ inline constexpr int kMaxConcurrentStreams = 256;
 inline constexpr int kMaxTensorStreams = 16;
 inline constexpr int kMaxWatchers = 256;
 inline constexpr uint64_t kMaxMetadataBytes = 16 * kKiB;
+// what a QuantizeTensors header alone may make the server lock in memory; a layer of
+// 32768 x 16384 in BF16
+inline constexpr uint64_t kMaxPinnedStreamBytes = 1 * kGiB;
+// --- workers ---
+// devices that one tensor may take down before only the CPU does it
+inline constexpr int kMaxDevicesLostPerTensor = 2;
+// launches that may fail one after another before a device is taken out
+inline constexpr int kMaxDeviceErrorsInARow = 3;
+// devices of one machine: the largest have 16
+inline constexpr int kMaxDevices = 16;
+// tensors that one device works on at once: copy in, compute, copy out and spares
+inline constexpr int kMaxCudaStreams = 16;
 // --- jobs ---
 inline constexpr uint64_t kMaxQueuedJobs = 10'000;
 inline constexpr uint64_t kMaxRequestIdBytes = 128;

@@ -33,7 +33,8 @@ constexpr std::array<Transition, 8> kTransitions = {{
     {JobState::kRunning, JobState::kExpired},    // ran longer than it may
 }};
 
-constexpr std::array<absl::string_view, 5> kStages = {"", "plan", "quantize", "commit", "done"};
+constexpr std::array<absl::string_view, 6> kStages = {"",         "plan",   "measure",
+                                                      "quantize", "commit", "done"};
 
 }  // namespace
 

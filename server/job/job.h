@@ -22,8 +22,9 @@ bool IsLegalTransition(JobState from, JobState to);
 absl::string_view JobStateName(JobState state);  // "QUEUED", ...
 bool ParseJobState(absl::string_view name, JobState* out);
 
-enum class JobStage : uint8_t { kNone, kPlan, kQuantize, kCommit, kDone };
-absl::string_view JobStageName(JobStage stage);  // "plan", "quantize", "commit", "done"
+enum class JobStage : uint8_t { kNone, kPlan, kMeasure, kQuantize, kCommit, kDone };
+// "plan", "measure", "quantize", "commit", "done"
+absl::string_view JobStageName(JobStage stage);
 
 struct JobProgress {
   JobStage stage = JobStage::kNone;

@@ -233,7 +233,7 @@ absl::Status ValidateJobSpec(const JobSpec& spec, bool needs_output) {
   }
   CheckChoice("method", spec.method, kernels::MethodNames(), &violations);
   CheckChoice("profile", spec.profile, {"default", "upstream"}, &violations);
-  CheckChoice("format", spec.format, FormatNames(), &violations);
+  CheckChoice("format", spec.format, RecipeFormats(), &violations);
   if (!spec.aux.empty()) {
     CheckChoice("aux", spec.aux, {"u8", "f16", "bf16", "f32"}, &violations);
   }

@@ -4,7 +4,7 @@
 
 namespace sinq {
 
-const std::vector<absl::string_view>& FormatNames() {
+const std::vector<absl::string_view>& RecipeFormats() {
   static const auto* const kNames = new std::vector<absl::string_view>{
       "sinq", "compressed-tensors", "awq", "gptq", "hqq", "dense", "bf16-presinq", "gguf"};
   return *kNames;

@@ -10,7 +10,7 @@
 namespace sinq {
 
 // Every name that a recipe may give; which of them this build writes, MakeExporter says.
-const std::vector<absl::string_view>& FormatNames();
+const std::vector<absl::string_view>& RecipeFormats();
 // The format of a recipe that names none (SINQ_DEFAULT_FORMAT of the build; the client's help names
 // the same).
 std::string DefaultFormat();

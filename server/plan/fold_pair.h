@@ -2,6 +2,7 @@
 #ifndef SINQ_SERVER_PLAN_FOLD_PAIR_H_
 #define SINQ_SERVER_PLAN_FOLD_PAIR_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -48,6 +49,10 @@ struct FoldPlan {
 
   bool active() const { return measured_columns > 0; }
 };
+
+// For people: the note with the number of folds, then "NAME: reason" of at most `max_refusals`.
+// Empty where folding does not come into question.
+std::vector<std::string> FoldNotes(const FoldPlan& plan, size_t max_refusals);
 
 }  // namespace sinq
 

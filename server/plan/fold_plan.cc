@@ -302,7 +302,7 @@ absl::StatusOr<FoldPlan> FindFolds(const ModelShape& shape,
 
 uint64_t FoldMemoryBytes(const FoldPlan& plan) {
   constexpr uint64_t kColumnBytes = 3;   // a code, and its text in base64 and JSON
-  constexpr uint64_t kChannelBytes = 8;  // a sum or a scale, while one becomes the other
+  constexpr uint64_t kChannelBytes = 8;  // the scale wanted and the one realized
   return kColumnBytes * plan.measured_columns + kChannelBytes * plan.channels;
 }
 

@@ -24,7 +24,7 @@ absl::StatusOr<FoldPlan> FindFolds(const ModelShape& shape,
 // Whether `tensor` gives its own column scale to the folds that divide its columns.
 bool IsMeasurable(const PlannedTensor& tensor);
 
-// Codes of all measured columns as the job store has them, sums and scales of all channels.
+// Codes of all measured columns as the job store has them, and scales of all channels.
 uint64_t FoldMemoryBytes(const FoldPlan& plan);
 // Everything that the bytes of the output depend on, for the plan's digest.
 std::string FoldPairText(const FoldPair& pair);

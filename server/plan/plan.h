@@ -4,6 +4,7 @@
 #define SINQ_SERVER_PLAN_PLAN_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,7 +40,10 @@ struct PlannedTensor {
   kernels::QuantParams params;  // kQuantize: adapted to the format, effective group size and aux
   int scale_tensor = -1;  // kQuantize, kFold of FP8: index of its weight_scale_inv in Plan::tensors
   std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy, kFold: one; kDrop: none
-  bool measured = false;             // a unit of Phase::kMeasure, too
+  // What its bits and group size may be, in the order of its width group; adapted, with effective
+  // group sizes. Empty: nothing is to be chosen.
+  std::vector<kernels::QuantParams> candidates;
+  bool measured = false;  // a unit of Phase::kMeasure, too
   // Indexes into Plan::fold.pairs, -1 for none: whose scale divides the columns, whose scale
   // multiplies the rows (of a vector: its elements).
   int fold_columns = -1, fold_rows = -1;
@@ -62,6 +66,21 @@ struct PlannedExtra {
   std::shared_ptr<const std::string> content;  // layers of one shape share it
 };
 
+// Bits and group size.
+struct Width {
+  int bits = 0, group_size = 0;
+
+  friend bool operator==(const Width&, const Width&) = default;
+};
+
+// Tensors that get the same width, because engines make one module of them: or a single one.
+struct WidthGroup {
+  std::string name;
+  std::vector<int> tensors;     // into Plan::tensors
+  std::vector<Width> widths;    // at least one
+  std::vector<uint64_t> bytes;  // of the whole group, by width, everything counted
+};
+
 struct Plan {
   std::vector<PlannedTensor> tensors;  // in source order: by file, then offset
   std::vector<PlannedFile> files;      // shards
@@ -69,20 +88,27 @@ struct Plan {
   std::vector<SideFile> side_files;   // config.json, index, sidecar: written whole
   std::vector<AuxFile> copied_files;  // tokenizer and others
   FoldPlan fold;
-  uint64_t source_bytes = 0;          // tensor bytes of the source, each read once ...
-  uint64_t measured_bytes = 0;        // ... and of these once more, before
-  uint64_t output_bytes = 0;          // shards + side files + copied files
+  std::vector<WidthGroup> width_groups;  // of a recipe that leaves the bits open
+  uint64_t source_bytes = 0;             // tensor bytes of the source, each read once ...
+  uint64_t measured_bytes = 0;           // ... and of these once more, before
+  uint64_t output_bytes = 0;             // shards + side files + copied files
   uint64_t peak_memory_bytes =
       0;  // upper bound of buffers at once for the given budget and workers
   uint64_t disk_bytes = 0;
   uint64_t quantized_weights = 0;
-  double effective_bits = 0;  // bits of all planes per quantized weight
-  std::string digest;         // hex SHA-256 over all of the above: same plan, same digest
+  uint64_t quantized_bytes = 0;  // that they take: planes, and constant tensors of the format
+  double effective_bits = 0;     // of these bytes, per quantized weight
+  std::string digest;            // hex SHA-256 over all of the above: same plan, same digest
 };
+
+using ChosenWidths = std::map<std::string, Width>;  // by WidthGroup::name
 
 struct PlanOptions {
   uint64_t memory_budget_bytes = 0;
   int workers = 1;
+  // For a recipe that leaves the bits open: one width of each group. Null: each gets its smallest,
+  // and a target below that is InvalidArgument. Outlives the call.
+  const ChosenWidths* widths = nullptr;
 };
 
 // Errors: InvalidArgument (spec against this source: a regex matching nothing, q already quantized

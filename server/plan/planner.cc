@@ -13,9 +13,12 @@
 #include "server/plan/fold_plan.h"
 #include "server/plan/model_shape.h"
 #include "server/plan/plan.h"
+#include "server/plan/recipe_rules.h"
 #include "server/plan/shard_layout.h"
 #include "server/plan/source_model.h"
 #include "server/plan/tensor_rules.h"
+#include "server/plan/width_candidates.h"
+#include "server/plan/width_plan.h"
 
 namespace sinq {
 namespace {
@@ -23,17 +26,15 @@ namespace {
 constexpr char kScaleSuffix[] = "_scale_inv";  // "P.weight" -> "P.weight_scale_inv"
 constexpr int64_t kFp8Block = 128;
 
-kernels::QuantParams ParamsOf(const JobSpec& spec) {
-  kernels::QuantParams params;
-  kernels::ParseMethod(spec.method, &params.method);
-  kernels::ParseProfile(spec.profile, &params.profile);
-  kernels::ParseAux(spec.aux, &params.aux);
-  kernels::ParseTiling(spec.tiling, &params.tiling);
-  params.bits = spec.bits;
-  params.group_size = spec.group_size;
-  params.symmetric = spec.symmetric;
-  return params;
-}
+// What the recipe asks for a tensor.
+struct Asked {
+  bool is_quantizable = false;  // by its name, dtype and shape
+  bool to_quantize = false;     // and the recipe wants it
+  int rule = kNoRule;
+  bool is_open = false;         // its width is chosen from candidates
+  std::string note;             // for the plan's reason
+  kernels::QuantParams params;  // adapted to the format
+};
 
 class Planner {
  public:
@@ -44,17 +45,16 @@ class Planner {
   absl::StatusOr<Plan> Run() {
     const absl::StatusOr<SourceModel> model = ReadSourceModel(source_);
     if (!model.ok()) return model.status();
-    const absl::StatusOr<kernels::QuantParams> params =
-        exporter_.Adapt(ParamsOf(spec_), model->compute_dtype);
-    if (!params.ok()) return params.status();
-    params_ = *params;
-    if (absl::Status status = kernels::Validate(params_); !status.ok()) return status;
+    compute_dtype_ = model->compute_dtype;
     if (absl::Status status = DecideTensors(); !status.ok()) return status;
     AddExtras();
     PlaceTensors();
-    if (absl::Status status = AddSideFiles(model->compute_dtype); !status.ok()) return status;
+    if (absl::Status status = AddSideFiles(); !status.ok()) return status;
     if (absl::Status status = CheckNames(); !status.ok()) return status;
     AddTotals();
+    if (options_.widths == nullptr) {
+      if (absl::Status status = CheckTarget(spec_, plan_); !status.ok()) return status;
+    }
     plan_.digest = Digest();
     return std::move(plan_);
   }
@@ -66,27 +66,141 @@ class Planner {
     for (const SourceTensor& tensor : source_.tensors()) index_[tensor.name] = index_.size();
     for (const SourceTensor& tensor : source_.tensors())
       plan_.tensors.emplace_back().source = tensor;
-    for (PlannedTensor& tensor : plan_.tensors) {
-      if (absl::Status status = Decide(tensor, *filter); !status.ok()) return status;
+    absl::StatusOr<RecipeRules> rules = RecipeRules::Make(spec_);
+    if (!rules.ok()) return rules.status();
+    for (PlannedTensor& tensor : plan_.tensors) Select(tensor, *filter, *rules);
+    if (absl::Status status = filter->CheckAllMatched(); !status.ok()) return status;
+    if (absl::Status status = rules->CheckAllMatched(); !status.ok()) return status;
+    if (absl::Status status = CheckFused(*rules); !status.ok()) return status;
+    if (absl::Status status = AskParams(*rules); !status.ok()) return status;
+    if (absl::Status status = ChooseWidths(); !status.ok()) return status;
+    for (size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (absl::Status status = Decide(plan_.tensors[i], asked_[i]); !status.ok()) return status;
     }
     if (!exporter_.HoldsColumnScale()) {
       if (absl::Status status = Fold(); !status.ok()) return status;
     }
     DropUsedScales();
-    return filter->CheckAllMatched();
+    return absl::OkStatus();
   }
 
-  absl::Status Decide(PlannedTensor& tensor, NameFilter& filter) {
-    std::optional<std::string> reason =
-        ReasonToCopy(tensor.source, !source_.config_json().has_value());
+  // Whether the recipe quantizes the tensor, and by which rule. A reason, if it does not.
+  void Select(PlannedTensor& tensor, NameFilter& filter, RecipeRules& rules) {
+    Asked& asked = asked_.emplace_back();
+    const bool bare_file = !source_.config_json().has_value();
+    std::optional<std::string> reason = ReasonToCopy(tensor.source, bare_file);
     if (!reason) reason = filter.ReasonToCopy(tensor.source.name);
-    if (!reason && !exporter_.Quantizes()) return StayDense(tensor);
+    asked.is_quantizable = !reason;
     if (!reason) {
-      const QuantizedLayer layer = LayerOf(tensor.source);
-      reason = exporter_.Refusal(layer);
-      if (!reason) return Quantize(tensor, layer);
+      asked.rule = rules.RuleFor(tensor.source.name);
+      asked.to_quantize =
+          asked.rule == kNoRule || spec_.rules[static_cast<size_t>(asked.rule)].quantize;
+      if (!asked.to_quantize)
+        reason = absl::StrCat("left as it is by ", rules.Describe(asked.rule));
     }
-    tensor.reason = *reason;
+    if (reason) tensor.reason = *reason;
+  }
+
+  absl::Status CheckFused(const RecipeRules& rules) const {
+    if (spec_.rules.empty() || !EnginesFuse(spec_.format)) return absl::OkStatus();
+    std::vector<std::string> names;
+    std::vector<int> numbers;
+    for (size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (!asked_[i].is_quantizable) continue;
+      names.push_back(plan_.tensors[i].source.name);
+      numbers.push_back(asked_[i].rule);
+    }
+    return rules.CheckFusedAlike(names, numbers);
+  }
+
+  // What each tensor is to be quantized with, as the format stores it; open ones come later.
+  absl::Status AskParams(const RecipeRules& rules) {
+    std::map<int, kernels::QuantParams> adapted;  // by rule
+    for (size_t i = 0; i < asked_.size(); ++i) {
+      Asked& asked = asked_[i];
+      if (!asked.to_quantize) continue;
+      asked.params = RequestedParams(spec_, asked.rule);
+      asked.is_open = asked.params.bits == 0;
+      if (asked.rule != kNoRule) asked.note = absl::StrCat("; by ", rules.Describe(asked.rule));
+      if (asked.is_open) continue;
+      const auto [found, fresh] = adapted.try_emplace(asked.rule, asked.params);
+      if (fresh) {
+        absl::StatusOr<kernels::QuantParams> params =
+            AdaptParams(exporter_, asked.params, compute_dtype_);
+        if (!params.ok()) {
+          return asked.rule == kNoRule ? params.status()
+                                       : Annotate(params.status(), rules.Describe(asked.rule));
+        }
+        found->second = *params;
+      }
+      asked.params = found->second;
+    }
+    return absl::OkStatus();
+  }
+
+  // For each group of open tensors the width that was chosen, or the smallest.
+  absl::Status ChooseWidths() {
+    std::vector<OpenTensor> open;
+    for (size_t i = 0; i < asked_.size(); ++i) {
+      if (!asked_[i].is_open) continue;
+      const RecipeRule* rule =
+          asked_[i].rule == kNoRule ? nullptr : &spec_.rules[static_cast<size_t>(asked_[i].rule)];
+      open.push_back({static_cast<int>(i), &plan_.tensors[i].source, asked_[i].params,
+                      rule == nullptr ? 0 : rule->group_size});
+    }
+    absl::StatusOr<std::vector<OpenGroup>> groups =
+        FindWidths(spec_, exporter_, compute_dtype_, open);
+    if (!groups.ok()) return groups.status();
+    for (OpenGroup& group : *groups) {
+      if (absl::Status status = ChooseWidth(group); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ChooseWidth(OpenGroup& group) {
+    size_t chosen = 0;
+    if (!group.widths.widths.empty()) {
+      const absl::StatusOr<size_t> found = ChosenIn(group.widths);
+      if (!found.ok()) return found.status();
+      chosen = *found;
+    }
+    for (const OpenMember& member : group.members) {
+      const size_t index = static_cast<size_t>(member.tensor);
+      Asked& asked = asked_[index];
+      asked.params = member.candidates[chosen];
+      if (member.is_refused) continue;
+      if (options_.widths != nullptr) absl::StrAppend(&asked.note, "; bits chosen for the target");
+      for (kernels::QuantParams params : member.candidates) {
+        const SourceTensor& source = plan_.tensors[index].source;
+        params.group_size = kernels::EffectiveGroupSize(source.shape[1], params.group_size);
+        plan_.tensors[index].candidates.push_back(params);
+      }
+    }
+    if (!group.widths.widths.empty()) plan_.width_groups.push_back(std::move(group.widths));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<size_t> ChosenIn(const WidthGroup& group) const {
+    if (options_.widths == nullptr) {
+      return static_cast<size_t>(std::min_element(group.bytes.begin(), group.bytes.end()) -
+                                 group.bytes.begin());
+    }
+    const auto chosen = options_.widths->find(group.name);
+    const auto found = chosen == options_.widths->end()
+                           ? group.widths.end()
+                           : std::find(group.widths.begin(), group.widths.end(), chosen->second);
+    if (found != group.widths.end()) return static_cast<size_t>(found - group.widths.begin());
+    return absl::InternalError(absl::StrCat("no width was chosen for ", group.name));
+  }
+
+  absl::Status Decide(PlannedTensor& tensor, const Asked& asked) {
+    if (asked.to_quantize) {
+      if (!exporter_.Quantizes()) return StayDense(tensor, asked);
+      const QuantizedLayer layer = LayerOf(tensor);
+      const std::optional<std::string> refusal = exporter_.Refusal(layer);
+      if (!refusal) return Quantize(tensor, layer, asked);
+      tensor.reason = *refusal;
+    }
     tensor.outputs.push_back({AsItIs(tensor.source)});
     return absl::OkStatus();
   }
@@ -95,40 +209,42 @@ class Planner {
     return {source.name, source.dtype, source.shape, source.size_bytes};
   }
 
-  QuantizedLayer LayerOf(const SourceTensor& source) const {
-    return {source.name, source.shape[0], source.shape[1], params_, source.dtype};
+  // `tensor` is one of plan_.tensors.
+  QuantizedLayer LayerOf(const PlannedTensor& tensor) const {
+    const size_t index = static_cast<size_t>(&tensor - plan_.tensors.data());
+    return sinq::LayerOf(tensor.source, asked_[index].params);
   }
 
-  absl::Status Quantize(PlannedTensor& tensor, const QuantizedLayer& layer) {
+  absl::Status Quantize(PlannedTensor& tensor, const QuantizedLayer& layer, const Asked& asked) {
     if (absl::Status status = FindBlockScales(tensor); !status.ok()) return status;
     const absl::StatusOr<std::vector<OutputTensor>> outputs = exporter_.Tensors(layer);
     if (!outputs.ok()) return outputs.status();
     tensor.action = TensorAction::kQuantize;
-    tensor.params = params_;
-    tensor.params.group_size = kernels::EffectiveGroupSize(layer.cols, params_.group_size);
-    tensor.params.aux = kernels::EffectiveAux(params_, layer.rows, layer.cols);
-    tensor.reason = ReasonToQuantize(tensor);
+    tensor.params = asked.params;
+    tensor.params.group_size = kernels::EffectiveGroupSize(layer.cols, asked.params.group_size);
+    tensor.params.aux = kernels::EffectiveAux(asked.params, layer.rows, layer.cols);
+    tensor.reason = ReasonToQuantize(tensor, asked);
     for (const OutputTensor& output : *outputs) tensor.outputs.push_back({output});
     return absl::OkStatus();
   }
 
-  std::string ReasonToQuantize(const PlannedTensor& tensor) const {
-    std::string reason = "linear layer";
-    if (tensor.params.group_size != params_.group_size) {
+  static std::string ReasonToQuantize(const PlannedTensor& tensor, const Asked& asked) {
+    std::string reason = absl::StrCat("linear layer", asked.note);
+    if (tensor.params.group_size != asked.params.group_size) {
       absl::StrAppend(&reason, "; groups of ", tensor.params.group_size, ", because ",
-                      params_.group_size, " does not divide in_features");
+                      asked.params.group_size, " does not divide in_features");
     }
-    if (tensor.params.aux != params_.aux)
+    if (tensor.params.aux != asked.params.aux)
       absl::StrAppend(&reason, "; f16 scales, because their number is not a multiple of 32");
     return reason;
   }
 
   // A layer that is balanced for a later quantizer.
-  absl::Status StayDense(PlannedTensor& tensor) {
-    tensor.params = params_;
+  absl::Status StayDense(PlannedTensor& tensor, const Asked& asked) {
+    tensor.params = asked.params;
     tensor.params.group_size =
-        kernels::EffectiveGroupSize(tensor.source.shape[1], params_.group_size);
-    tensor.reason = "linear layer";
+        kernels::EffectiveGroupSize(tensor.source.shape[1], asked.params.group_size);
+    tensor.reason = absl::StrCat("linear layer", asked.note);
     return WriteFolded(tensor);
   }
 
@@ -249,7 +365,7 @@ class Planner {
     for (const PlannedTensor& tensor : plan_.tensors) {
       for (const OutputRange& range : tensor.outputs) names.push_back(range.tensor.name);
       if (tensor.action != TensorAction::kQuantize) continue;
-      for (ExtraTensor& extra : exporter_.LayerExtras(LayerOf(tensor.source)))
+      for (ExtraTensor& extra : exporter_.LayerExtras(LayerOf(tensor)))
         AddExtra(std::move(extra), tensor.source.file_index);
     }
     for (ExtraTensor& extra : exporter_.ExtraTensors(names)) AddExtra(std::move(extra), 0);
@@ -292,11 +408,11 @@ class Planner {
     return {"model.safetensors.index.json", index.dump(2) + "\n"};
   }
 
-  absl::Status AddSideFiles(absl::string_view compute_dtype) {
-    ExportedModel model{source_.config_json(), std::string(compute_dtype), {}, {}};
+  absl::Status AddSideFiles() {
+    ExportedModel model{source_.config_json(), compute_dtype_, {}, {}};
     for (const PlannedTensor& tensor : plan_.tensors) {
       if (tensor.action == TensorAction::kQuantize)
-        model.layers.push_back(LayerOf(tensor.source));
+        model.layers.push_back(LayerOf(tensor));
       else if (tensor.action != TensorAction::kDrop && IsLinear(tensor.source))
         model.dense_linears.push_back(tensor.source.name);
     }
@@ -330,7 +446,6 @@ class Planner {
   }
 
   void AddTotals() {
-    uint64_t quantized_bytes = 0;
     std::vector<uint64_t> working_bytes;
     for (const PlannedTensor& tensor : plan_.tensors) {
       plan_.source_bytes += tensor.source.size_bytes;
@@ -340,18 +455,22 @@ class Planner {
       if (tensor.action == TensorAction::kFold)
         working_bytes.push_back(tensor.source.size_bytes + out_bytes);
       if (tensor.action != TensorAction::kQuantize) continue;
-      quantized_bytes += out_bytes;
+      plan_.quantized_bytes += out_bytes;
       plan_.quantized_weights += static_cast<uint64_t>(tensor.source.shape[0]) *
                                  static_cast<uint64_t>(tensor.source.shape[1]);
       working_bytes.push_back(tensor.source.size_bytes + out_bytes);
+    }
+    if (plan_.quantized_weights > 0) {
+      for (const PlannedExtra& extra : plan_.extras)
+        plan_.quantized_bytes += extra.range.tensor.size_bytes;
     }
     for (const PlannedFile& file : plan_.files) plan_.output_bytes += file.size_bytes;
     for (const SideFile& file : plan_.side_files) plan_.output_bytes += file.content.size();
     for (const AuxFile& file : plan_.copied_files) plan_.output_bytes += file.size_bytes;
     plan_.disk_bytes = plan_.output_bytes;
     if (plan_.quantized_weights > 0) {
-      plan_.effective_bits =
-          8.0 * static_cast<double>(quantized_bytes) / static_cast<double>(plan_.quantized_weights);
+      plan_.effective_bits = 8.0 * static_cast<double>(plan_.quantized_bytes) /
+                             static_cast<double>(plan_.quantized_weights);
     }
     const uint64_t largest =
         working_bytes.empty() ? 0 : *std::max_element(working_bytes.begin(), working_bytes.end());
@@ -387,7 +506,8 @@ class Planner {
   const ModelSource& source_;
   const Exporter& exporter_;
   const PlanOptions& options_;
-  kernels::QuantParams params_;  // adapted to the format
+  std::string compute_dtype_;
+  std::vector<Asked> asked_;  // by tensor
   std::map<std::string, size_t> index_;
   std::map<std::string, std::shared_ptr<const std::string>> contents_;  // of the extra tensors
   Plan plan_;

@@ -37,7 +37,8 @@ absl::StatusOr<Plan> PlanFor(const ServiceContext& context, const JobSpec& spec,
   if (!source.ok()) return source.status();
   const absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(spec.format);
   if (!exporter.ok()) return exporter.status();
-  return MakePlan(spec, **source, **exporter, {context.budget.budget_bytes(), context.workers});
+  return MakePlan(spec, **source, **exporter,
+                  {context.budget.budget_bytes(), context.workers.UsefulTasks()});
 }
 
 }  // namespace sinq

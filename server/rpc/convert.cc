@@ -38,6 +38,8 @@ sinq::v1::JobStage ToProto(JobStage stage) {
       return sinq::v1::JOB_STAGE_UNSPECIFIED;
     case JobStage::kPlan:
       return sinq::v1::JOB_STAGE_PLAN;
+    case JobStage::kMeasure:
+      return sinq::v1::JOB_STAGE_MEASURE;
     case JobStage::kQuantize:
       return sinq::v1::JOB_STAGE_QUANTIZE;
     case JobStage::kCommit:
@@ -86,6 +88,8 @@ sinq::v1::TensorAction ToProto(TensorAction action) {
       return sinq::v1::TENSOR_ACTION_COPY;
     case TensorAction::kDrop:
       return sinq::v1::TENSOR_ACTION_DROP;
+    case TensorAction::kFold:
+      return sinq::v1::TENSOR_ACTION_FOLD;
   }
   return sinq::v1::TENSOR_ACTION_UNSPECIFIED;
 }

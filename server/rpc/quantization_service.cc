@@ -16,6 +16,7 @@ namespace sinq {
 namespace {
 
 constexpr int kMaxPlanPage = 10'000;
+constexpr size_t kMaxFoldRefusals = 100;  // as the proto documents
 constexpr size_t kPlanPageBytes =
     kMaxMessageBytes / 2;  // room for the files and for one last large tensor
 
@@ -90,6 +91,10 @@ absl::Status FillPlan(const Plan& plan, const sinq::v1::PlanJobRequest& request,
     response->mutable_files(static_cast<int>(file))
         ->set_size_bytes(static_cast<int64_t>(plan.files[file].size_bytes));
   }
+  if (*start == 0) {
+    for (const std::string& note : FoldNotes(plan.fold, kMaxFoldRefusals))
+      response->add_fold_notes(note);
+  }
   response->set_source_bytes(static_cast<int64_t>(plan.source_bytes));
   response->set_output_bytes(static_cast<int64_t>(plan.output_bytes));
   response->set_peak_memory_bytes(static_cast<int64_t>(plan.peak_memory_bytes));
@@ -119,17 +124,19 @@ absl::Status List(ServiceContext& context, const sinq::v1::ListJobsRequest& requ
 
 void FillCapabilities(const ServiceContext& context, sinq::v1::GetCapabilitiesResponse* response) {
   response->set_version(context.version);
-  const kernels::Capabilities capabilities = context.backend.GetCapabilities();
-  sinq::v1::Device* device = response->add_devices();
-  device->set_backend(capabilities.name);
-  device->set_architecture(capabilities.target);
-  device->set_workers(context.workers);
+  for (const WorkerStatus& worker : context.workers.Workers()) {
+    sinq::v1::Device* device = response->add_devices();
+    device->set_backend(worker.kind);
+    device->set_architecture(worker.architecture);
+    device->set_workers(worker.threads);
+    device->set_name(worker.name);
+    device->set_memory_bytes(static_cast<int64_t>(worker.stats.total_bytes));
+    device->set_healthy(worker.healthy);
+  }
   for (const absl::string_view method : kernels::MethodNames())
     response->add_methods(std::string(method));
   for (const char* profile : {"default", "upstream"}) response->add_profiles(profile);
-  for (const absl::string_view format : FormatNames()) {
-    if (MakeExporter(format).ok()) response->add_formats(std::string(format));
-  }
+  for (const absl::string_view format : FormatNames()) response->add_formats(std::string(format));
   response->set_default_format(DefaultFormat());
   for (const char* tiling : {"1D", "2D"}) response->add_tilings(tiling);
   for (const int bits : {2, 3, 4, 5, 6, 8}) response->add_bits(bits);

@@ -51,7 +51,7 @@ class ModelSource {
   virtual const std::vector<AuxFile>& aux_files() const = 0;
   // absent for a bare .safetensors file
   virtual const std::optional<std::string>& config_json() const = 0;
-  // Reads tensor bytes; no byte of a source is read twice by a job.
+  // Reads tensor bytes; no phase of a job reads a byte twice.
   virtual absl::Status Read(int file_index, uint64_t offset, absl::Span<std::byte> out) const = 0;
   virtual absl::StatusOr<std::string> ReadAuxFile(absl::string_view name,
                                                   uint64_t max_bytes) const = 0;

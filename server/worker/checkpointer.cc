@@ -5,17 +5,26 @@
 
 namespace sinq {
 
-Checkpointer::Checkpointer(const Plan& plan, Sink& sink, JobStore& store, Lease lease,
+Checkpointer::Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& store, Lease lease,
                            absl::Duration interval)
-    : plan_(plan), sink_(sink), store_(store), lease_(std::move(lease)), interval_(interval) {
-  for (const PlannedFile& file : plan.files) {
+    : plan_(plan),
+      phase_(phase),
+      sink_(sink),
+      store_(store),
+      lease_(std::move(lease)),
+      interval_(interval) {
+  if (phase == Phase::kQuantize) StartDigests();
+  thread_ = std::thread([this] { Loop(); });
+}
+
+void Checkpointer::StartDigests() {
+  for (const PlannedFile& file : plan_.files) {
     digesters_.emplace_back(file.name, file.size_bytes).MarkWritten(0, file.header.size());
   }
-  for (const PlannedExtra& extra : plan.extras) {
+  for (const PlannedExtra& extra : plan_.extras) {
     digesters_[static_cast<size_t>(extra.range.file_index)].MarkWritten(
         extra.range.offset, extra.range.tensor.size_bytes);
   }
-  thread_ = std::thread([this] { Loop(); });
 }
 
 Checkpointer::~Checkpointer() {
@@ -59,8 +68,8 @@ absl::Status Checkpointer::Commit(std::vector<Item> items) {
   std::vector<FinishedUnit> units;
   for (const Item& item : items) {
     if (item.durable) continue;
-    for (const OutputRange& range : item.tensor->outputs) touched.insert(range.file_index);
-    units.push_back({item.tensor->source.name, UnitRecordToJson(item.record)});
+    for (const OutputRange& range : OutputsOf(*item.tensor)) touched.insert(range.file_index);
+    units.push_back({UnitName(phase_, *item.tensor), UnitRecordToJson(item.record)});
   }
   for (const int file : touched) {
     if (absl::Status status = sink_.SyncFile(plan_.files[static_cast<size_t>(file)].name);
@@ -71,7 +80,7 @@ absl::Status Checkpointer::Commit(std::vector<Item> items) {
     if (absl::Status status = store_.AddFinishedUnits(lease_, units); !status.ok()) return status;
   }
   for (Item& item : items) {
-    for (const OutputRange& range : item.tensor->outputs) {
+    for (const OutputRange& range : OutputsOf(*item.tensor)) {
       digesters_[static_cast<size_t>(range.file_index)].MarkWritten(range.offset,
                                                                     range.tensor.size_bytes);
     }

@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/base/mutex.h"
 #include "server/job/job_store.h"
 #include "server/plan/plan.h"
@@ -20,12 +21,13 @@
 
 namespace sinq {
 
-// Owns one thread. Add may be called from any thread; Finish once. A tensor is recorded in the
+// Of one phase of a plan. Owns one thread. Add may be called from any thread; Finish once. A tensor is recorded in the
 // store only after its file was synced: a recorded tensor survives a power cut. The first error
 // stops the thread; Failed tells the pipeline.
 class Checkpointer {
  public:
-  Checkpointer(const Plan& plan, Sink& sink, JobStore& store, Lease lease, absl::Duration interval);
+  Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& store, Lease lease,
+               absl::Duration interval);
   ~Checkpointer();
 
   // A tensor of an earlier attempt: durable already, only its digest is wanted.
@@ -35,7 +37,7 @@ class Checkpointer {
   // Waits until everything added is durable. Keeps what was done if `digest_files` is false (a job
   // that stops early).
   absl::Status Finish(bool digest_files);
-  // After a successful Finish(true).
+  // After a successful Finish; the files only of Finish(true).
   const std::map<std::string, UnitRecord>& records() const { return all_records_; }
   const std::vector<ManifestFile>& files() const { return files_; }
 
@@ -45,12 +47,19 @@ class Checkpointer {
     UnitRecord record;
     bool durable = false;
   };
+  void StartDigests();
+  // What this phase writes of the tensor.
+  absl::Span<const OutputRange> OutputsOf(const PlannedTensor& tensor) const {
+    if (phase_ == Phase::kMeasure) return {};
+    return tensor.outputs;
+  }
   void Loop();
   bool HasWorkOrDone() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return finishing_; }
   absl::Status Commit(std::vector<Item> items);
   absl::Status DigestFiles();
 
   const Plan& plan_;
+  const Phase phase_;
   Sink& sink_;
   JobStore& store_;
   const Lease lease_;

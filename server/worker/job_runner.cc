@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -16,8 +17,10 @@
 #include "server/source/model_source.h"
 #include "server/worker/buffer_pool.h"
 #include "server/worker/checkpointer.h"
+#include "server/worker/fold_scales.h"
 #include "server/worker/manifest.h"
 #include "server/worker/pipeline.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 namespace {
@@ -32,11 +35,11 @@ absl::Span<const std::byte> Bytes(absl::string_view text) {
 class Attempt {
  public:
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view)>;
-  Attempt(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files,
+  Attempt(const RunnerOptions& options, WorkerPool& workers, const FileSystem& files,
           MemoryBudget& budget, JobStore& store, Metrics& metrics, const Job& job,
           const Lease& lease, const std::atomic<StopReason>& stop, OnProgress on_progress)
       : options_(options),
-        backend_(backend),
+        workers_(workers),
         files_(files),
         budget_(budget),
         store_(store),
@@ -60,14 +63,11 @@ class Attempt {
     if (absl::Status status = Plan(); !status.ok()) return status;
     if (absl::Status status = OpenOutput(); !status.ok()) return status;
     if (already_published_) return FinishPublished();
+    if (absl::Status status = Measure(); !status.ok()) return status;
     Enter(JobStage::kQuantize);
-    Checkpointer checkpointer(plan_, *sink_, store_, lease_, options_.checkpoint_interval);
-    absl::Status status = Quantize(checkpointer);
-    if (!status.ok()) {
-      // Keeps what is done, for the next attempt.
-      const absl::Status kept = checkpointer.Finish(false);
-      return absl::IsCancelled(status) && !kept.ok() ? kept : status;
-    }
+    Checkpointer checkpointer(plan_, Phase::kQuantize, *sink_, store_, lease_,
+                              options_.checkpoint_interval);
+    if (absl::Status status = RunPhase(Phase::kQuantize, checkpointer); !status.ok()) return status;
     Enter(JobStage::kCommit);
     return Commit(checkpointer);
   }
@@ -101,14 +101,15 @@ class Attempt {
     const absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(job_.spec.format);
     if (!exporter.ok()) return exporter.status();
     absl::StatusOr<sinq::Plan> plan =
-        MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), options_.workers});
+        MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), workers_.UsefulTasks()});
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
-    progress_.tensors_total = static_cast<uint64_t>(
-        std::count_if(plan_.tensors.begin(), plan_.tensors.end(),
-                      [](const PlannedTensor& t) { return t.action != TensorAction::kDrop; }));
     for (const PlannedTensor& tensor : plan_.tensors) {
-      if (tensor.action != TensorAction::kDrop) progress_.bytes_total += tensor.source.size_bytes;
+      for (const Phase phase : {Phase::kMeasure, Phase::kQuantize}) {
+        if (!HasUnit(phase, tensor)) continue;
+        ++progress_.tensors_total;
+        progress_.bytes_total += tensor.source.size_bytes;
+      }
     }
     progress_.output_bytes = plan_.output_bytes;
     progress_.effective_bits = plan_.effective_bits;
@@ -159,25 +160,53 @@ class Attempt {
     return sink_->WriteAt(file.name, 0, Bytes(file.header));
   }
 
-  absl::Status Quantize(Checkpointer& checkpointer) {
+  // Folding: the column scales of all layers that share one, before any of them is written. They
+  // are durable when this returns.
+  absl::Status Measure() {
+    if (!plan_.fold.active()) return absl::OkStatus();
+    Enter(JobStage::kMeasure);
+    Checkpointer checkpointer(plan_, Phase::kMeasure, *sink_, store_, lease_,
+                              options_.checkpoint_interval);
+    if (absl::Status status = RunPhase(Phase::kMeasure, checkpointer); !status.ok()) return status;
+    if (absl::Status status = checkpointer.Finish(false); !status.ok()) return status;
+    absl::StatusOr<FoldScales> scales =
+        FoldScales::Make(plan_, *source_, checkpointer.records());
+    if (!scales.ok()) return scales.status();
+    scales_ = *std::move(scales);
+    return absl::OkStatus();
+  }
+
+  absl::Status RunPhase(Phase phase, Checkpointer& checkpointer) {
+    const absl::Status status = RunUnits(phase, checkpointer);
+    if (status.ok()) return status;
+    // Keeps what is done, for the next attempt.
+    const absl::Status kept = checkpointer.Finish(false);
+    return absl::IsCancelled(status) && !kept.ok() ? kept : status;
+  }
+
+  absl::Status RunUnits(Phase phase, Checkpointer& checkpointer) {
     std::set<std::string> finished;
-    if (absl::Status status = TakeFinished(checkpointer, finished); !status.ok()) return status;
-    BufferPool pool(budget_);
-    const UnitContext context{plan_, *source_, backend_, *sink_, pool};
-    Pipeline pipeline(context, checkpointer, metrics_, options_.workers, on_progress_);
+    if (absl::Status status = TakeFinished(phase, checkpointer, finished); !status.ok())
+      return status;
+    BufferPool pool(budget_, workers_.host_memory());
+    const UnitContext context{
+        plan_, *source_, workers_, *sink_, pool, phase, scales_ ? &*scales_ : nullptr};
+    Pipeline pipeline(context, checkpointer, metrics_, on_progress_);
     const absl::Status status =
         pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
     progress_ = pipeline.progress();
     return status;
   }
 
-  absl::Status TakeFinished(Checkpointer& checkpointer, std::set<std::string>& finished) {
+  absl::Status TakeFinished(Phase phase, Checkpointer& checkpointer,
+                            std::set<std::string>& finished) {
     const absl::StatusOr<std::vector<FinishedUnit>> units = store_.FinishedUnits(job_.id);
     if (!units.ok()) return units.status();
     std::map<std::string, std::string> records;
     for (const FinishedUnit& unit : *units) records[unit.unit] = unit.record;
     for (const PlannedTensor& tensor : plan_.tensors) {
-      const auto found = records.find(tensor.source.name);
+      if (!HasUnit(phase, tensor)) continue;
+      const auto found = records.find(UnitName(phase, tensor));
       if (found == records.end()) continue;
       absl::StatusOr<UnitRecord> record = UnitRecordFromJson(found->second);
       if (!record.ok()) return record.status();
@@ -235,7 +264,7 @@ class Attempt {
   }
 
   const RunnerOptions& options_;
-  const kernels::Backend& backend_;
+  WorkerPool& workers_;
   const FileSystem& files_;
   MemoryBudget& budget_;
   JobStore& store_;
@@ -247,6 +276,7 @@ class Attempt {
   std::unique_ptr<ModelSource> source_;
   sinq::Plan plan_;
   std::unique_ptr<Sink> sink_;
+  std::optional<FoldScales> scales_;  // once measured
   bool already_published_ = false;
   JobProgress progress_;
   std::chrono::steady_clock::time_point stage_begin_;
@@ -254,10 +284,10 @@ class Attempt {
 
 class LocalJobRunner : public JobRunner {
  public:
-  LocalJobRunner(const RunnerOptions& options, const kernels::Backend& backend,
-                 const FileSystem& files, MemoryBudget& budget, JobStore& store, Metrics& metrics)
+  LocalJobRunner(const RunnerOptions& options, WorkerPool& workers, const FileSystem& files,
+                 MemoryBudget& budget, JobStore& store, Metrics& metrics)
       : options_(options),
-        backend_(backend),
+        workers_(workers),
         files_(files),
         budget_(budget),
         store_(store),
@@ -266,7 +296,7 @@ class LocalJobRunner : public JobRunner {
   RunResult Run(
       const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
       absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) override {
-    return Attempt(options_, backend_, files_, budget_, store_, metrics_, job, lease, stop,
+    return Attempt(options_, workers_, files_, budget_, store_, metrics_, job, lease, stop,
                    on_progress)
         .Run();
   }
@@ -279,7 +309,7 @@ class LocalJobRunner : public JobRunner {
 
  private:
   const RunnerOptions options_;
-  const kernels::Backend& backend_;
+  WorkerPool& workers_;
   const FileSystem& files_;
   MemoryBudget& budget_;
   JobStore& store_;
@@ -288,10 +318,10 @@ class LocalJobRunner : public JobRunner {
 
 }  // namespace
 
-std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options,
-                                         const kernels::Backend& backend, const FileSystem& files,
-                                         MemoryBudget& budget, JobStore& store, Metrics& metrics) {
-  return std::make_unique<LocalJobRunner>(options, backend, files, budget, store, metrics);
+std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options, WorkerPool& workers,
+                                         const FileSystem& files, MemoryBudget& budget,
+                                         JobStore& store, Metrics& metrics) {
+  return std::make_unique<LocalJobRunner>(options, workers, files, budget, store, metrics);
 }
 
 }  // namespace sinq

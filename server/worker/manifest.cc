@@ -47,9 +47,28 @@ ordered_json TensorEntry(const PlannedTensor& tensor,
   entry["outputs"] = ordered_json::array();
   for (size_t i = 0; i < tensor.outputs.size() && i < record.output_sha256.size(); ++i) {
     entry["outputs"].push_back(
-        {{"name", tensor.outputs[i].tensor.name}, {"sha256", record.output_sha256[i]}});
+        {{"name", tensor.outputs[i].tensor.name},
+         {"size_bytes", tensor.outputs[i].tensor.size_bytes},
+         {"sha256", record.output_sha256[i]}});
   }
   return entry;
+}
+
+ordered_json FoldSection(const Plan& plan) {
+  ordered_json section;
+  section["note"] = plan.fold.note;
+  section["pairs"] = ordered_json::array();
+  for (const FoldPair& pair : plan.fold.pairs) {
+    ordered_json entry;
+    entry["producer"] = pair.name;
+    entry["consumers"] = ordered_json::array();
+    for (const int index : pair.consumers)
+      entry["consumers"].push_back(plan.tensors[static_cast<size_t>(index)].source.name);
+    entry["folded"] = pair.folded();
+    if (!pair.folded()) entry["reason"] = pair.refusal;
+    section["pairs"].push_back(std::move(entry));
+  }
+  return section;
 }
 
 }  // namespace
@@ -73,6 +92,7 @@ std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& so
     manifest["files"].push_back(
         {{"name", file.name}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
   }
+  if (!plan.fold.note.empty()) manifest["fold"] = FoldSection(plan);
   manifest["tensors"] = ordered_json::array();
   for (const PlannedTensor& tensor : plan.tensors)
     manifest["tensors"].push_back(TensorEntry(tensor, records));

@@ -4,9 +4,11 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/folding.h"
 #include "kernels/half.h"
 #include "server/base/error.h"
 #include "server/base/sha256.h"
+#include "server/worker/weight_dtype.h"
 
 namespace sinq {
 namespace {
@@ -16,18 +18,12 @@ constexpr uint64_t kDigestBytes =
 constexpr uint64_t kCopyBytes = 4 << 20;
 
 uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = AlignedBuffer::kAlignmentBytes;
+  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) {
   return context.plan.files[static_cast<size_t>(range.file_index)];
-}
-
-kernels::WeightDtype WeightDtypeOf(const std::string& dtype) {
-  if (dtype == "F32") return kernels::WeightDtype::kF32;
-  if (dtype == "F16") return kernels::WeightDtype::kF16;
-  return dtype == "F8_E4M3" ? kernels::WeightDtype::kF8E4M3 : kernels::WeightDtype::kBf16;
 }
 
 absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
@@ -42,7 +38,7 @@ absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor)
 }
 
 absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
-                         absl::Span<std::byte> out, Sha256& digest,
+                         absl::Span<std::byte> out, Sha256* digest,
                          absl::FunctionRef<bool()> cancelled) {
   for (uint64_t at = 0; at < out.size(); at += kDigestBytes) {
     if (cancelled()) return absl::CancelledError("stopped while reading");
@@ -50,7 +46,7 @@ absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
     if (absl::Status status = context.source.Read(tensor.file_index, tensor.offset + at, piece);
         !status.ok())
       return status;
-    digest.Update(absl::Span<const std::byte>(piece));
+    if (digest != nullptr) digest->Update(absl::Span<const std::byte>(piece));
   }
   return absl::OkStatus();
 }
@@ -79,85 +75,174 @@ absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& te
   return absl::OkStatus();
 }
 
-}  // namespace
-
-uint64_t UnitMemoryBytes(const PlannedTensor& tensor, const kernels::Backend& backend) {
-  uint64_t bytes = Aligned(tensor.source.size_bytes);
-  for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
-  return bytes +
-         backend.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory) {
+  kernels::MatrixView view{memory.buffer.buffer.data(), tensor.source.shape[0],
+                           tensor.source.shape[1], WeightDtypeOf(tensor.source.dtype),
+                           memory.block_scales};
+  view.row_factor = memory.row_factors;
+  view.column_factor = memory.column_factors;
+  return view;
 }
 
-absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled) {
-  absl::StatusOr<PooledBuffer> buffer =
-      context.pool.Acquire(UnitMemoryBytes(tensor, context.backend), cancelled);
-  if (!buffer.ok()) return buffer.status();
-  UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}};
-  Sha256 digest;
-  const absl::Span<std::byte> weights =
-      memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
-  if (absl::Status status = ReadWeights(context, tensor.source, weights, digest, cancelled);
-      !status.ok()) {
-    return WithTensor(status, tensor);
-  }
-  memory.source_sha256 = digest.HexDigest();
-  if (absl::Status status = ReadBlockScales(context, tensor, memory); !status.ok())
-    return WithTensor(status, tensor);
-  return memory;
-}
-
-absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                        UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
-                                        kernels::TensorStats* stats) {
+// The unit's outputs; what follows them is scratch.
+std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
+                                                absl::Span<std::byte>* scratch) {
   absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  const kernels::MatrixView in{rest.data(), tensor.source.shape[0], tensor.source.shape[1],
-                               WeightDtypeOf(tensor.source.dtype), memory.block_scales};
   rest.remove_prefix(Aligned(memory.weights_bytes));
   std::vector<absl::Span<std::byte>> planes;
   for (const OutputRange& range : tensor.outputs) {
     planes.push_back(rest.subspan(0, range.tensor.size_bytes));
     rest.remove_prefix(Aligned(range.tensor.size_bytes));
   }
-  absl::Status status = context.backend.Quantize(in, tensor.params, rest, planes,
-                                                 kernels::RunSerially, cancelled, stats);
-  if (!status.ok()) return WithTensor(status, tensor);
-  UnitRecord record{memory.source_sha256,
-                    {},
-                    true,
-                    stats->relative_error,
-                    stats->imbalance_before,
-                    stats->imbalance_after,
-                    stats->mean_rounds};
+  *scratch = rest;
+  return planes;
+}
+
+// Where a measured column scale lies; what follows it is scratch.
+absl::Span<float> ColumnsOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
+                                absl::Span<std::byte>* scratch) {
+  const size_t columns = static_cast<size_t>(tensor.source.shape[1]);
+  absl::Span<std::byte> rest = memory.buffer.buffer.span();
+  rest.remove_prefix(Aligned(memory.weights_bytes));
+  *scratch = rest.subspan(Aligned(sizeof(float) * columns));
+  return {reinterpret_cast<float*>(rest.data()), columns};
+}
+
+absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
+                         absl::Span<const absl::Span<std::byte>> planes, UnitRecord& record) {
   for (size_t i = 0; i < planes.size(); ++i) {
     Sha256 digest;
     digest.Update(absl::Span<const std::byte>(planes[i]));
     record.output_sha256.push_back(digest.HexDigest());
     const OutputRange& range = tensor.outputs[i];
-    status = context.sink.WriteAt(FileOf(context, range).name, range.offset, planes[i]);
+    absl::Status status =
+        context.sink.WriteAt(FileOf(context, range).name, range.offset, planes[i]);
     if (!status.ok()) return WithTensor(status, tensor);
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
+  return phase == Phase::kMeasure || tensor.action == TensorAction::kQuantize;
+}
+
+uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
+  if (phase == Phase::kQuantize && tensor.action == TensorAction::kCopy)
+    return std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
+  uint64_t bytes = Aligned(tensor.source.size_bytes);
+  if (phase == Phase::kMeasure) {
+    bytes += Aligned(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
+  } else {
+    for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
+  }
+  if (!NeedsBackend(phase, tensor)) return bytes;
+  return bytes +
+         workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+}
+
+absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                    absl::FunctionRef<bool()> cancelled) {
+  absl::StatusOr<PooledBuffer> buffer =
+      context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.workers), cancelled);
+  if (!buffer.ok()) return buffer.status();
+  UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}, {}, {}};
+  if (context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy) return memory;
+  Sha256 digest;
+  const absl::Span<std::byte> weights =
+      memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
+  // What is only measured is read, and digested, again.
+  Sha256* const used = context.phase == Phase::kMeasure ? nullptr : &digest;
+  if (absl::Status status = ReadWeights(context, tensor.source, weights, used, cancelled);
+      !status.ok()) {
+    return WithTensor(status, tensor);
+  }
+  memory.source_sha256 = digest.HexDigest();
+  if (absl::Status status = ReadBlockScales(context, tensor, memory); !status.ok())
+    return WithTensor(status, tensor);
+  if (context.scales != nullptr && tensor.source.shape.size() == 2) {
+    memory.row_factors = context.scales->RowFactors(tensor);
+    memory.column_factors = context.scales->ColumnFactors(tensor);
+  }
+  return memory;
+}
+
+absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor,
+                         const kernels::Backend& backend, UnitMemory& memory,
+                         absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats) {
+  absl::Span<std::byte> scratch;
+  absl::Status status;
+  if (context.phase == Phase::kMeasure) {
+    const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
+    status = backend.MeasureColumns(ViewOf(tensor, memory), tensor.params, scratch, t,
+                                    kernels::RunSerially, cancelled);
+  } else {
+    const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
+    status = backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch, planes,
+                              kernels::RunSerially, cancelled, stats);
+  }
+  return status.ok() ? status : WithTensor(status, tensor);
+}
+
+absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                     UnitMemory& memory, const kernels::TensorStats& stats) {
+  absl::Span<std::byte> scratch;
+  UnitRecord record{memory.source_sha256,
+                    {},
+                    true,
+                    stats.relative_error,
+                    stats.imbalance_before,
+                    stats.imbalance_after,
+                    stats.mean_rounds};
+  const absl::Status status =
+      WritePlanes(context, tensor, PlanesOfUnit(tensor, memory, &scratch), record);
+  if (!status.ok()) return status;
+  return record;
+}
+
+UnitRecord MeasuredUnit(const PlannedTensor& tensor, UnitMemory& memory) {
+  absl::Span<std::byte> scratch;
+  const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
+  UnitRecord record;
+  record.column_codes.resize(t.size());
+  kernels::ColumnCodes(t, tensor.params.group_size, absl::MakeSpan(record.column_codes));
+  return record;
+}
+
+absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                    UnitMemory& memory) {
+  absl::Span<std::byte> scratch;
+  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
+  absl::Status status;
+  if (tensor.source.shape.size() == 1) {
+    std::memcpy(planes[0].data(), memory.buffer.buffer.data(), planes[0].size());
+    context.scales->FoldVector(tensor, planes[0]);
+  } else {
+    status = kernels::FoldMatrix(ViewOf(tensor, memory),
+                                 WeightDtypeOf(tensor.outputs[0].tensor.dtype), planes[0]);
+  }
+  if (!status.ok()) return WithTensor(status, tensor);
+  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0};
+  status = WritePlanes(context, tensor, planes, record);
+  if (!status.ok()) return status;
   return record;
 }
 
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled) {
+                                    UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
   const OutputRange& range = tensor.outputs.front();
-  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(
-      std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1)), cancelled);
-  if (!buffer.ok()) return buffer.status();
   Sha256 digest;
   absl::Status status;
   for (uint64_t at = 0; at < tensor.source.size_bytes && status.ok(); at += kCopyBytes) {
-    const absl::Span<std::byte> piece =
-        buffer->buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
+    const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
+        0, std::min(kCopyBytes, tensor.source.size_bytes - at));
     SourceTensor part = tensor.source;
     part.offset += at;
-    status = ReadWeights(context, part, piece, digest, cancelled);
+    status = ReadWeights(context, part, piece, &digest, cancelled);
     if (status.ok())
       status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
   }
-  context.pool.Release(*std::move(buffer));
   if (!status.ok()) return WithTensor(status, tensor);
   const std::string hex = digest.HexDigest();
   return UnitRecord{hex, {hex}, false, 0, 0, 0, 0};

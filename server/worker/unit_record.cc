@@ -1,13 +1,38 @@
 #include "server/worker/unit_record.h"
 
+#include "absl/strings/escaping.h"
 #include "nlohmann/json.hpp"
 
 namespace sinq {
 
 using nlohmann::json;
 
+namespace {
+
+absl::Status Damaged() {
+  return absl::DataLossError(
+      "a finished tensor's record in the job store is damaged; delete the job and submit again");
+}
+
+absl::StatusOr<UnitRecord> MeasurementFromJson(const json& codes) {
+  std::string bytes;
+  if (!codes.is_string() || !absl::Base64Unescape(codes.get<std::string>(), &bytes) ||
+      bytes.empty())
+    return Damaged();
+  UnitRecord record;
+  record.column_codes.assign(bytes.begin(), bytes.end());
+  return record;
+}
+
+}  // namespace
+
 std::string UnitRecordToJson(const UnitRecord& record) {
   json out;
+  if (!record.column_codes.empty()) {
+    out["column_codes"] = absl::Base64Escape(absl::string_view(
+        reinterpret_cast<const char*>(record.column_codes.data()), record.column_codes.size()));
+    return out.dump();
+  }
   out["source_sha256"] = record.source_sha256;
   out["output_sha256"] = record.output_sha256;
   if (record.quantized) {
@@ -21,12 +46,11 @@ std::string UnitRecordToJson(const UnitRecord& record) {
 
 absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view text) {
   const json in = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (in.is_object() && in.contains("column_codes")) return MeasurementFromJson(in["column_codes"]);
   const bool shaped = in.is_object() && in.contains("source_sha256") &&
                       in["source_sha256"].is_string() && in.contains("output_sha256") &&
                       in["output_sha256"].is_array();
-  if (!shaped)
-    return absl::DataLossError(
-        "a finished tensor's record in the job store is damaged; delete the job and submit again");
+  if (!shaped) return Damaged();
   UnitRecord record;
   record.source_sha256 = in["source_sha256"].get<std::string>();
   for (const json& digest : in["output_sha256"]) {

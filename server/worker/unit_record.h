@@ -4,6 +4,7 @@
 #define SINQ_SERVER_WORKER_UNIT_RECORD_H_
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -19,9 +20,11 @@ struct UnitRecord {
   double relative_error = 0;
   double imbalance_before = 0, imbalance_after = 0;
   double mean_rounds = 0;
+  // Only of Phase::kMeasure: kernels::ColumnCodes, by column.
+  std::vector<int8_t> column_codes = {};
 };
 
-// Numbers survive the round trip exactly.
+// Numbers survive the round trip exactly. A measurement has its codes alone, in base64.
 std::string UnitRecordToJson(const UnitRecord& record);
 // DataLoss for text that UnitRecordToJson did not write.
 absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view json);

@@ -64,6 +64,26 @@ inline std::vector<TestTensor> TinyLlamaTensors() {
           Bf16Tensor("model.norm.weight", {64}, 6)};
 }
 
+// A layer of a Llama model whose column scales can be folded: four heads on two kv heads, and a bias
+// of the values.
+inline constexpr char kFoldableConfig[] =
+    R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16",
+        "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2})";
+
+inline std::vector<TestTensor> FoldableLlamaTensors() {
+  const std::string p = "model.layers.0.";
+  return {Bf16Tensor(p + "input_layernorm.weight", {64}, 1),
+          Bf16Tensor(p + "mlp.down_proj.weight", {64, 128}, 2),
+          Bf16Tensor(p + "mlp.gate_proj.weight", {128, 64}, 3),
+          Bf16Tensor(p + "mlp.up_proj.weight", {128, 64}, 4),
+          Bf16Tensor(p + "post_attention_layernorm.weight", {64}, 5),
+          Bf16Tensor(p + "self_attn.k_proj.weight", {32, 64}, 6),
+          Bf16Tensor(p + "self_attn.o_proj.weight", {64, 64}, 7),
+          Bf16Tensor(p + "self_attn.q_proj.weight", {64, 64}, 8),
+          Bf16Tensor(p + "self_attn.v_proj.bias", {32}, 9),
+          Bf16Tensor(p + "self_attn.v_proj.weight", {32, 64}, 10)};
+}
+
 }  // namespace sinq
 
 #endif  // SINQ_TESTS_FAKES_TINY_CHECKPOINT_H_

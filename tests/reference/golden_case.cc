@@ -1,5 +1,6 @@
 #include "tests/reference/golden_case.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -58,7 +59,54 @@ std::vector<std::byte> InputOf(const GoldenCase& golden) {
   return halves;
 }
 
+bool Has(const std::string& method, const char* part) {
+  return method.find(part) != std::string::npos;
+}
+
+Method MethodOf(const std::string& name) {
+  const bool balances = Has(name, "sinq");
+  if (Has(name, "nf4")) return balances ? Method::kSinqNf4 : Method::kNf4;
+  if (Has(name, "nf3")) return balances ? Method::kSinqNf3 : Method::kNf3;
+  if (Has(name, "hqq")) return balances ? Method::kSinqHqq : Method::kHqq;
+  if (Has(name, "awq") && balances) return Has(name, "l1") ? Method::kAsinq : Method::kAsinqL2;
+  if (Has(name, "awq")) return Method::kAwq;
+  return balances ? Method::kSinq : Method::kRtn;
+}
+
+void ReadEntry(const Json& entry, GoldenCase& golden) {
+  golden.input = entry["input"];
+  golden.method = entry["method"];
+  golden.is_quant_aux = Has(golden.method, "quantAux");
+  golden.params.profile = Profile::kUpstream;
+  golden.params.method = MethodOf(golden.method);
+  golden.params.bits = entry["bits"];
+  golden.params.group_size = entry["group"];
+  golden.params.symmetric = entry["symmetric"];
+  golden.params.tiling = entry["tiling"] == "2D" ? Tiling::k2D : Tiling::k1D;
+  golden.params.aux = golden.is_quant_aux ? AuxStorage::kU8 : AuxStorage::kF16;
+  golden.tile = entry["tile"];
+  golden.gate_enabled = entry["gate_enabled"];
+  golden.gate_triggered = entry["gate_triggered"];
+  golden.is_f16 = entry["aux_dtype"] == "f16";
+}
+
 }  // namespace
+
+std::string GoldenDirectory(const std::string& built_in) {
+  const char* chosen = std::getenv("SINQ_GOLDEN_DIR");
+  return chosen == nullptr ? built_in : chosen;
+}
+
+std::vector<float> GoldenCase::InRowOrder(const std::vector<float>& stored) const {
+  if (!is_square() || stored.size() <= 1) return stored;
+  const size_t side = static_cast<size_t>(tile), tiles = static_cast<size_t>(cols()) / side;
+  std::vector<float> values(stored.size());
+  for (size_t e = 0; e < values.size(); ++e) {
+    const size_t row = e / tiles, j = e % tiles;
+    values[e] = stored[(row / side * tiles + j) * side + row % side];
+  }
+  return values;
+}
 
 std::vector<float> GoldenTensor::Floats() const {
   const size_t count = bytes.size() / WidthOf(dtype);
@@ -76,7 +124,9 @@ std::vector<float> GoldenTensor::Floats() const {
 std::vector<std::string> GoldenNames(const std::string& directory) {
   std::vector<std::string> names;
   const Json manifest = Json::parse(ReadFile(directory + "/manifest.json"));
-  for (const auto& [name, entry] : manifest["cases"].items()) names.push_back(name);
+  for (const auto& [name, entry] : manifest["cases"].items()) {
+    if (entry["kind"] == "quantize") names.push_back(name);
+  }
   return names;
 }
 
@@ -84,19 +134,14 @@ GoldenCase LoadGolden(const std::string& directory, const std::string& name) {
   const Json entry = Json::parse(ReadFile(directory + "/manifest.json"))["cases"][name];
   GoldenCase golden;
   golden.name = name;
-  const std::string method = entry["method"];
-  golden.is_quant_aux = method.find("quantAux") != std::string::npos;
-  golden.params.profile = Profile::kUpstream;
-  golden.params.method = method.find("sinq") != std::string::npos ? Method::kSinq : Method::kRtn;
-  golden.params.bits = entry["bits"];
-  golden.params.group_size = entry["group"];
-  golden.params.symmetric = entry["symmetric"];
-  golden.params.aux = golden.is_quant_aux ? AuxStorage::kU8 : AuxStorage::kF16;
-  golden.tile = entry["tile"];
-  golden.gate_enabled = entry["gate_enabled"];
-  golden.is_f16 = entry["aux_dtype"] == "f16";
+  ReadEntry(entry, golden);
   ReadTensors(ReadFile(directory + "/" + name + ".safetensors"), golden);
-  golden.input = InputOf(golden);
+  golden.weights = InputOf(golden);
+  if (golden.tensors.count("activations") > 0) {
+    golden.samples = golden.Floats("activations");
+    golden.activations.samples = golden.samples;
+    golden.activations.tokens = static_cast<int64_t>(golden.samples.size()) / golden.cols();
+  }
   return golden;
 }
 

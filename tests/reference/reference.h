@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "tests/reference/reference_numbers.h"
 
 namespace sinq::kernels {
 
@@ -37,30 +38,32 @@ struct TileBalance {
 };
 
 // Everything known about one quantized tensor. Group arrays are indexed e = row * (K / group) +
-// tile.
+// tile, in 2D tiling too.
 struct ReferenceTensor {
   int64_t rows = 0, cols = 0;
   int group = 0;
   std::vector<float> w;               // [N*K] the input in fp32
   std::vector<TileBalance> balances;  // per tile
-  std::vector<float> t;               // [K] column scale, fp32
+  std::vector<float> factor;          // [K] c of the activation-aware methods, else empty
+  std::vector<float> t;               // [K] column scale, fp32; 2D: [N / group, K]
   std::vector<float> scale,
       zero;                // [M] before any storage rounding; upstream: s * r, default: s * 2^-p
   std::vector<int> codes;  // [N*K], row-major
   std::vector<float> stored_t, stored_scale, stored_zero;  // what a reader reconstructs
+  std::vector<float> dequantized;                          // [N*K] w'
   TensorStats stats;
 };
 
 // ---- the pieces, for tests of single steps
 
-// x rounded to the nearest F16 value, ties to even; beyond 65504 + half a step: infinity.
-float NearestF16(float x);
-// 1/x, 0 for 0.
-float Rcp(float x);
 // The tile's elements: w[row * g + k].
 TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int group,
                              const QuantParams& params, const ReferenceOptions& options);
-// Profile default: scale and zero of one group from its balanced values (README.md section 4).
+// The same for a tile that is not to be balanced (README.md section 8.2).
+TileBalance ReferenceUnbalanced(const std::vector<float>& tile, int64_t rows, int group,
+                                const QuantParams& params);
+// Profile default: scale and zero of one group from its balanced values (README.md sections 4 and
+// 9.1).
 ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& params, AuxStorage aux);
 // Every code of the tensor's plane kCodes, unpacked to [N*K] row-major.
 std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, int64_t cols,
@@ -68,10 +71,14 @@ std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, in
 
 // ---- the whole
 
-// Fills `planes` (sizes of NativePlanes) and tells everything. Errors as Backend::Quantize.
+// Fills `planes` (sizes of PlanesOf) and tells everything. Errors as Backend::Quantize.
 absl::StatusOr<ReferenceTensor> ReferenceQuantize(const MatrixView& in, const QuantParams& params,
                                                   const ReferenceOptions& options,
                                                   absl::Span<const absl::Span<std::byte>> planes);
+// Backend::MeasureColumns, and MeasureErrors for one candidate.
+absl::StatusOr<std::vector<float>> ReferenceColumns(const MatrixView& in,
+                                                    const QuantParams& params);
+absl::StatusOr<Measurement> ReferenceErrors(const MatrixView& in, const QuantParams& candidate);
 
 }  // namespace sinq::kernels
 

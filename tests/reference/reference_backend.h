@@ -18,6 +18,14 @@ class ReferenceBackend : public Backend {
                         absl::Span<std::byte> scratch,
                         absl::Span<const absl::Span<std::byte>> planes, ParallelFor parallel_for,
                         absl::FunctionRef<bool()> cancelled, TensorStats* stats) const override;
+  absl::Status MeasureColumns(const MatrixView& in, const QuantParams& params,
+                              absl::Span<std::byte> scratch, absl::Span<float> t,
+                              ParallelFor parallel_for,
+                              absl::FunctionRef<bool()> cancelled) const override;
+  absl::Status MeasureErrors(const MatrixView& in, absl::Span<const QuantParams> candidates,
+                             absl::Span<std::byte> scratch, absl::Span<Measurement> measured,
+                             ParallelFor parallel_for,
+                             absl::FunctionRef<bool()> cancelled) const override;
 
  private:
   const ReferenceOptions options_;

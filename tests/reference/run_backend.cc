@@ -29,6 +29,11 @@ class Scratch {
   std::byte* const data_;
 };
 
+PlaneDtype DenseDtypeOf(WeightDtype dtype) {
+  if (dtype == WeightDtype::kF32) return PlaneDtype::kF32;
+  return dtype == WeightDtype::kF16 ? PlaneDtype::kF16 : PlaneDtype::kBf16;
+}
+
 bool Same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
 std::string StatsDifference(const TensorStats& a, const TensorStats& b) {
@@ -71,7 +76,8 @@ std::vector<float> QuantizedPlanes::F16Plane(PlaneKind kind) const {
 QuantizedPlanes RunBackend(const Backend& backend, const MatrixView& in, const QuantParams& params,
                            ParallelFor parallel_for, size_t scratch_times) {
   QuantizedPlanes out;
-  const absl::StatusOr<std::vector<PlaneSpec>> specs = NativePlanes(params, in.rows, in.cols);
+  const absl::StatusOr<std::vector<PlaneSpec>> specs =
+      PlanesOf(params, in.rows, in.cols, DenseDtypeOf(in.dtype));
   if (!specs.ok()) {
     out.status = specs.status();
     return out;

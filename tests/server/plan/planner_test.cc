@@ -30,7 +30,9 @@ class PlannerTest : public testing::Test {
     if (!path.ok()) return path.status();
     const auto opened = OpenLocalSource(*path);
     if (!opened.ok()) return opened.status();
-    return MakePlan(spec_, **opened, *MakeSinqExporter(), {64 << 20, 2});
+    const auto exporter = MakeExporter(spec_.format);
+    if (!exporter.ok()) return exporter.status();
+    return MakePlan(spec_, **opened, **exporter, {64 << 20, 2});
   }
 
   static const PlannedTensor& Find(const Plan& plan, const std::string& name) {
@@ -172,6 +174,93 @@ TEST_F(PlannerTest, AnExpressionThatMatchesNothingIsAnError) {
 TEST_F(PlannerTest, CollidingOutputNamesAreRefused) {
   WriteModel({Bf16Tensor("x.weight", {64, 64}, 1), Bf16Tensor("x.W_q", {64}, 2)});
   EXPECT_THAT(std::string(MakeIt().status().message()), HasSubstr("x.W_q"));
+}
+
+TEST_F(PlannerTest, FoldingShowsInActionsReasonsAndPhases) {
+  WriteModel(FoldableLlamaTensors(), kFoldableConfig);
+  spec_.format = "bf16-presinq";
+  const auto plan = MakeIt();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_TRUE(plan->fold.active());
+  EXPECT_EQ(plan->fold.pairs.size(), 4u);
+  for (const PlannedTensor& tensor : plan->tensors)
+    EXPECT_EQ(tensor.action, TensorAction::kFold) << tensor.source.name;
+  const PlannedTensor& v = Find(*plan, "model.layers.0.self_attn.v_proj.weight");
+  EXPECT_TRUE(HasUnit(Phase::kMeasure, v));
+  EXPECT_THAT(v.reason, HasSubstr("folded into model.layers.0.input_layernorm.weight"));
+  EXPECT_THAT(v.reason, HasSubstr("column scale of model.layers.0.self_attn.o_proj.weight"));
+  EXPECT_FALSE(HasUnit(Phase::kMeasure, Find(*plan, "model.layers.0.input_layernorm.weight")));
+  EXPECT_THAT(Find(*plan, "model.layers.0.input_layernorm.weight").reason, HasSubstr("and 2 more"));
+  EXPECT_EQ(Find(*plan, "model.layers.0.self_attn.v_proj.bias").fold_rows, v.fold_rows);
+  EXPECT_EQ(plan->measured_bytes, 2u * (3 * 128 * 64 + 2 * 64 * 64 + 2 * 32 * 64));
+  EXPECT_GT(plan->peak_memory_bytes, 64u << 20);
+  ExpectNoGaps(*plan);
+}
+
+TEST_F(PlannerTest, FoldOffAndFormatsWithAColumnScaleHaveOnePhase) {
+  WriteModel(FoldableLlamaTensors(), kFoldableConfig);
+  const auto native = MakeIt();
+  ASSERT_TRUE(native.ok()) << native.status();
+  EXPECT_FALSE(native->fold.active());
+  EXPECT_TRUE(FoldNotes(native->fold, 10).empty());
+  spec_.format = "bf16-presinq";
+  spec_.fold = "off";
+  const auto plan = MakeIt();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_FALSE(plan->fold.active());
+  EXPECT_THAT(FoldNotes(plan->fold, 10)[0], HasSubstr("off"));
+  for (const PlannedTensor& tensor : plan->tensors) {
+    EXPECT_EQ(tensor.action, TensorAction::kCopy) << tensor.source.name;
+    EXPECT_FALSE(tensor.measured);
+  }
+}
+
+TEST_F(PlannerTest, TheDigestCoversTheFolds) {
+  WriteModel(FoldableLlamaTensors(), kFoldableConfig);
+  spec_.format = "bf16-presinq";
+  const auto first = MakeIt();
+  ASSERT_TRUE(first.ok()) << first.status();
+  // The same tensors with other heads: the columns of o_proj go with other rows of v_proj.
+  std::string other = kFoldableConfig;
+  other.replace(other.find("heads\": 4"), 9, "heads\": 8");
+  other.replace(other.find("value_heads\": 2"), 15, "value_heads\": 4");
+  WriteModel(FoldableLlamaTensors(), other);
+  const auto second = MakeIt();
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(FoldNotes(second->fold, 10).size(), 1u);
+  EXPECT_NE(second->digest, first->digest);
+}
+
+TEST_F(PlannerTest, RefusedFoldsAreNamed) {
+  std::vector<TestTensor> tensors = FoldableLlamaTensors();
+  tensors.push_back(Bf16Tensor("model.layers.0.self_attn.extra.weight", {64, 64}, 11));
+  WriteModel(tensors, kFoldableConfig);
+  spec_.format = "bf16-presinq";
+  const auto plan = MakeIt();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const std::vector<std::string> notes = FoldNotes(plan->fold, 10);
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_THAT(notes[0], HasSubstr("0 of 1"));
+  EXPECT_THAT(notes[1], HasSubstr("self_attn.extra.weight"));
+  EXPECT_EQ(Find(*plan, "model.layers.0.mlp.up_proj.weight").action, TensorAction::kCopy);
+}
+
+TEST_F(PlannerTest, DenseFp8BecomesBf16WhereItIsFolded) {
+  std::vector<TestTensor> tensors = FoldableLlamaTensors();
+  tensors[7] = {tensors[7].name, "F8_E4M3", {64, 64}, std::string(64 * 64, '\x38')};
+  tensors.push_back({tensors[7].name + "_scale_inv", "F32", {1, 1}, std::string("\0\0\x80?", 4)});
+  WriteModel(tensors, kFoldableConfig);
+  spec_.format = "bf16-presinq";
+  spec_.exclude = {"q_proj"};
+  const auto plan = MakeIt();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const PlannedTensor& q = Find(*plan, "model.layers.0.self_attn.q_proj.weight");
+  EXPECT_EQ(q.action, TensorAction::kFold);
+  EXPECT_FALSE(q.measured);
+  EXPECT_EQ(q.outputs[0].tensor.dtype, "BF16");
+  EXPECT_EQ(q.outputs[0].tensor.size_bytes, 2u * 64 * 64);
+  EXPECT_EQ(Find(*plan, "model.layers.0.self_attn.q_proj.weight_scale_inv").action,
+            TensorAction::kDrop);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/export/exporter.h"
 
 namespace sinq {
 namespace {
@@ -52,6 +53,13 @@ TEST(ConvertTest, UnsetFieldsFollowTheFormatAndTheMethod) {
   recipe.Clear();
   recipe.set_format("gguf");
   EXPECT_EQ(ToJobSpec("/in", "/out", recipe).group_size, 32);
+}
+
+TEST(ConvertTest, TheExportersSayTheSameAsTheDefaults) {
+  for (const absl::string_view format : FormatNames()) {
+    EXPECT_EQ(DefaultSymmetric(format), (*MakeExporter(format))->SymmetricByDefault()) << format;
+    EXPECT_THAT(RecipeFormats(), testing::Contains(format));
+  }
 }
 
 TEST(ConvertTest, ATargetLeavesTheBitsToBeChosen) {

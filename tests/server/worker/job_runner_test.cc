@@ -1,7 +1,11 @@
 #include "server/worker/job_runner.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -9,6 +13,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/half.h"
 #include "nlohmann/json.hpp"
 #include "server/base/error.h"
 #include "server/sink/sink.h"
@@ -38,18 +43,16 @@ class JobRunnerTest : public testing::Test {
   void UseFaults(std::shared_ptr<FaultPlan> plan) {
     faulty_ = MakeFaultFileSystem(files_, std::move(plan));
     RunnerOptions options;
-    options.workers = 2;
     options.checkpoint_interval = absl::Milliseconds(1);
     options.code_version = "test";
-    runner_ = MakeJobRunner(options, *backend_, *faulty_, budget_, *store_, *metrics_);
+    runner_ = MakeJobRunner(options, workers_, *faulty_, budget_, *store_, *metrics_);
   }
 
   // Queues a job with this output and takes its lease.
   void Queue(const std::string& output) {
-    JobSpec spec;
-    spec.source_uri = temp_.Join("m");
-    spec.output_uri = temp_.Join(output);
-    ASSERT_TRUE(store_->Create(spec, "").ok());
+    spec_.source_uri = temp_.Join("m");
+    spec_.output_uri = temp_.Join(output);
+    ASSERT_TRUE(store_->Create(spec_, "").ok());
     Acquire();
   }
   void Acquire() {
@@ -89,14 +92,19 @@ class JobRunnerTest : public testing::Test {
     return Content("undisturbed");
   }
 
+  // Each call of each kind fails once: the job fails without a visible output, and the next attempt
+  // makes the same bytes. Returns how many faults did make it fail.
+  int RecoverFromEveryFault();
+
   TempDir temp_;
+  JobSpec spec_;
   FakeClock clock_;
   std::unique_ptr<JobStore> store_;
   std::shared_ptr<FileSystem> files_;
   std::unique_ptr<FileSystem> faulty_;
-  std::unique_ptr<kernels::Backend> backend_ = kernels::MakeCpuBackend();
   MemoryBudget budget_{32 << 20};
   std::unique_ptr<Metrics> metrics_ = MakePrometheusMetrics();
+  WorkerPool workers_{{kernels::MakeCpuBackend(), /*threads=*/2}, {}, *metrics_};
   std::unique_ptr<JobRunner> runner_;
   Job job_;
   Lease lease_;
@@ -119,9 +127,7 @@ TEST_F(JobRunnerTest, PublishesShardsSideFilesAndAManifestThatListsThem) {
   EXPECT_FALSE(HasStaging());
 }
 
-// Each call of each kind fails once: the job fails without a visible output, and the next attempt
-// makes the same bytes.
-TEST_F(JobRunnerTest, AFaultAtAnyPointIsRecoveredToTheSameBytes) {
+int JobRunnerTest::RecoverFromEveryFault() {
   const auto expected = UndisturbedContent();
   int failures = 0;
   for (const FaultOperation operation :
@@ -137,21 +143,25 @@ TEST_F(JobRunnerTest, AFaultAtAnyPointIsRecoveredToTheSameBytes) {
       const absl::Status status = Run();
       if (plan->Count(operation) < nth) {  // past the last call of this kind
         EXPECT_TRUE(status.ok()) << status;
-        ASSERT_TRUE(store_->Finish(lease_, JobState::kSucceeded, {}, {}).ok());
+        EXPECT_TRUE(store_->Finish(lease_, JobState::kSucceeded, {}, {}).ok());
         break;
       }
       if (!status.ok()) {
         ++failures;
-        ASSERT_TRUE(store_->Release(lease_).ok());
+        EXPECT_TRUE(store_->Release(lease_).ok());
         UseFaults(std::make_shared<FaultPlan>());
         Acquire();
         EXPECT_TRUE(Run().ok()) << output;
       }
       EXPECT_EQ(Content(output), expected) << output << " " << status;
-      ASSERT_TRUE(store_->Finish(lease_, JobState::kSucceeded, {}, {}).ok());
+      EXPECT_TRUE(store_->Finish(lease_, JobState::kSucceeded, {}, {}).ok());
     }
   }
-  EXPECT_GT(failures, 30);
+  return failures;
+}
+
+TEST_F(JobRunnerTest, AFaultAtAnyPointIsRecoveredToTheSameBytes) {
+  EXPECT_GT(RecoverFromEveryFault(), 30);
   EXPECT_FALSE(HasStaging());
 }
 
@@ -242,6 +252,126 @@ TEST_F(JobRunnerTest, BuffersStayWithinTheBudget) {
   EXPECT_TRUE(Run().ok());
   EXPECT_LE(budget_.peak_bytes(), budget_.budget_bytes());
   EXPECT_EQ(budget_.held_bytes(), 0u);
+}
+
+// A job with a measuring phase before the other.
+class FoldingJobTest : public JobRunnerTest {
+ protected:
+  FoldingJobTest() {
+    temp_.Write("m/model.safetensors", SafetensorsOf(FoldableLlamaTensors()));
+    temp_.Write("m/config.json", kFoldableConfig);
+    spec_.format = "bf16-presinq";
+  }
+
+  // Runs until `count` tensors are finished in `stage`; returns how many in all.
+  int RunUntil(JobStage stage, int count) {
+    int finished = 0, in_stage = 0;
+    runner_->Run(job_, lease_, stop_, [&](const JobProgress& progress, absl::string_view tensor) {
+      if (tensor.empty()) return;
+      ++finished;
+      if (progress.stage == stage && ++in_stage == count) stop_ = StopReason::kDrain;
+    });
+    EXPECT_EQ(in_stage >= count, stop_ == StopReason::kDrain);
+    stop_ = StopReason::kNone;
+    return finished;
+  }
+  void Again() {
+    ASSERT_TRUE(store_->Release(lease_).ok());
+    Acquire();
+  }
+  // BF16 values of a tensor of FoldableLlamaTensors in a shard.
+  std::vector<float> Values(const std::string& file, const std::string& name) {
+    const std::string content = temp_.Read(file);
+    uint64_t header_bytes = 0;
+    std::memcpy(&header_bytes, content.data(), 8);
+    const auto entry = nlohmann::json::parse(content.substr(8, header_bytes))[name];
+    const size_t begin = 8 + header_bytes + entry["data_offsets"][0].get<size_t>();
+    const size_t end = 8 + header_bytes + entry["data_offsets"][1].get<size_t>();
+    std::vector<float> values;
+    for (size_t at = begin; at < end; at += 2) {
+      uint16_t bits;
+      std::memcpy(&bits, content.data() + at, 2);
+      values.push_back(kernels::Bf16ToFloat(bits));
+    }
+    return values;
+  }
+  // Each value of `after` times its factor is the one of `before`, but for rounding to BF16.
+  static void ExpectScaled(const std::vector<float>& before, const std::vector<float>& after,
+                           const std::function<float(size_t)>& factor) {
+    ASSERT_EQ(before.size(), after.size());
+    for (size_t i = 0; i < before.size(); ++i)
+      ASSERT_NEAR(after[i] * factor(i), before[i], std::abs(before[i]) * 0x1.02p-8f) << i;
+  }
+};
+
+TEST_F(FoldingJobTest, ConsumersAreDividedByWhatProducersWereMultipliedWith) {
+  const auto content = UndisturbedContent();
+  const std::string source = "m/model.safetensors";
+  const std::string output = "undisturbed/model-00001-of-00001.safetensors";
+  const std::string p = "model.layers.0.";
+  const auto scales = [&](const std::string& name) {
+    const std::vector<float> before = Values(source, name), after = Values(output, name);
+    std::vector<float> ratio;
+    for (size_t i = 0; i < before.size(); ++i)
+      ratio.push_back(before[i] == 0 ? 1 : after[i] / before[i]);
+    return ratio;
+  };
+  const std::vector<float> attention = scales(p + "input_layernorm.weight");
+  const std::vector<float> values = scales(p + "self_attn.v_proj.bias");
+  EXPECT_GT(*std::max_element(attention.begin(), attention.end()), 1.05f);
+  EXPECT_LT(*std::min_element(attention.begin(), attention.end()), 0.95f);
+  EXPECT_GT(*std::max_element(values.begin(), values.end()), 1.05f);
+  const auto expect = [&](const std::string& name, const std::function<float(size_t)>& factor) {
+    ExpectScaled(Values(source, p + name), Values(output, p + name), factor);
+  };
+  expect("self_attn.q_proj.weight", [&](size_t i) { return attention[i % 64]; });
+  expect("self_attn.v_proj.weight", [&](size_t i) { return attention[i % 64] / values[i / 64]; });
+  // Heads of 16: query heads 0 and 1 read kv head 0.
+  expect("self_attn.o_proj.weight",
+         [&](size_t i) { return values[(i % 64) / 32 * 16 + (i % 64) % 16]; });
+  const auto manifest = nlohmann::json::parse(content.at(std::string(kManifestFileName)));
+  EXPECT_EQ(manifest["fold"]["pairs"].size(), 4u);
+  for (const auto& pair : manifest["fold"]["pairs"]) EXPECT_EQ(pair["folded"], true);
+}
+
+TEST_F(FoldingJobTest, AFaultAtAnyPointIsRecoveredToTheSameBytes) {
+  EXPECT_GT(RecoverFromEveryFault(), 30);
+  EXPECT_FALSE(HasStaging());
+}
+
+TEST_F(FoldingJobTest, MeasurementsAreDurableAndNotMadeAgain) {
+  const auto expected = UndisturbedContent();
+  Queue("out");
+  const int measured = RunUntil(JobStage::kMeasure, 3);
+  EXPECT_LT(measured, 7);
+  EXPECT_EQ(store_->FinishedUnits(job_.id)->size(), static_cast<size_t>(measured));
+  Again();
+  const int more = RunUntil(JobStage::kQuantize, 2);
+  EXPECT_LT(more, 7 - measured + 10);
+  Again();
+  const int rest = RunUntil(JobStage::kDone, 1);
+  EXPECT_EQ(measured + more + rest, 7 + 10);
+  EXPECT_EQ(Content("out"), expected);
+}
+
+TEST_F(FoldingJobTest, ADamagedMeasurementIsNoticed) {
+  Queue("out");
+  RunUntil(JobStage::kQuantize, 1);
+  const std::string unit = "measure\tmodel.layers.0.self_attn.q_proj.weight";
+  ASSERT_TRUE(store_->AddFinishedUnits(lease_, {{unit, R"({"column_codes": "AAAA"})"}}).ok());
+  Again();
+  const absl::Status status = Run();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("q_proj"));
+}
+
+TEST_F(FoldingJobTest, FoldOffCopies) {
+  spec_.fold = "off";
+  Queue("out");
+  EXPECT_TRUE(Run().ok());
+  const std::string name = "model.layers.0.self_attn.q_proj.weight";
+  EXPECT_EQ(Values("out/model-00001-of-00001.safetensors", name),
+            Values("m/model.safetensors", name));
 }
 
 }  // namespace
