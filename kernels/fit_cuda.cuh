@@ -4,26 +4,10 @@
 #define SINQ_KERNELS_FIT_CUDA_CUH_
 
 #include "kernels/cuda_primitives.cuh"
+#include "kernels/fit_rules.h"
 #include "kernels/half.h"
-#include "kernels/tile_ops.h"  // ZeroGrid
 
 namespace sinq::kernels {
-
-// What the search is told. The reciprocals are rounded on the host.
-struct FitRules {
-  float top = 15;                 // 2^b - 1
-  float inverse_top = 1.0f / 15;
-  float half = 8;                 // 2^(b-1)
-  bool symmetric = false;
-  bool refine = true;             // false: range only
-  ZeroGrid zero_grid = ZeroGrid::kSixteenths;
-  float low_share = 0;            // zeros from one: fl(1 / (2^b - 2))
-  // Reaches that a symmetric scale is tried with; here, because kernel arguments may be indexed.
-  float shrinks[8] = {1.15f, 1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
-  int book_size = 0;              // 16 or 8 levels of a codebook; 0: even levels
-  float levels[16] = {};
-  float bounds[15] = {};          // between neighbours
-};
 
 struct GroupFit {
   float scale = 0, zero = 0;
@@ -276,6 +260,13 @@ __device__ GroupFit FitSymmetric(const float (&y)[kGroup], const FitRules& rules
   }
   if (range.low == range.high && range.low != 0) fit.scale = -range.low;
   return fit;
+}
+
+// Profile default; kBook as for NearestLevel.
+template <int kBook, int kGroup>
+__device__ GroupFit FitDefault(const float (&y)[kGroup], const FitRules& rules) {
+  if constexpr (kBook != 0) return FitToBook<kBook>(y, rules);
+  return rules.symmetric ? FitSymmetric(y, rules) : FitAsymmetric(y, rules);
 }
 
 // Profile upstream: the range rule, or the codebook's, on y = (w*u)*v.

@@ -66,15 +66,11 @@ def format_of(directory):
 
 
 def dense_of(directory, form="auto"):
-    """{name: F32 array} of a checkpoint in any of FORMATS."""
+    """{name: F32 array} of a checkpoint in one of FORMATS."""
     directory = pathlib.Path(directory)
     form = format_of(directory) if form == "auto" else form
     if form == "sinq":
         return native.dense_tensors(directory)[0]
-    if form == "compressed-tensors":
-        import compressed_tensors_format
-
-        return compressed_tensors_format.dense_tensors(directory)
     if form != "dense":
         return formats.dense_tensors(directory)[0]
     return {n: native.as_float32(d, a) for n, (d, a) in native.read_checkpoint(directory).items()}

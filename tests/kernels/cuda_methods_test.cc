@@ -240,6 +240,55 @@ TEST(CudaCodebookTest, SpecialInputs) {
   }
 }
 
+// ---------------------------------------------------------------- HQQ
+
+TEST(CudaHqqTest, EveryStorageAndProfile) {
+  int cases = 0;
+  for (const Method method : {Method::kSinqHqq, Method::kHqq}) {
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16, AuxStorage::kF32}) {
+        for (const int bits : {2, 3, 4, 8}) {
+          const int group = 16 << (cases % 4);
+          for (const Tiling tiling : {Tiling::k1D, Tiling::k2D}) {
+            const QuantParams params{method, profile, aux, bits, group, false, tiling};
+            const TestMatrix matrix =
+                MakeTestMatrix(128, 128, kDtypes[cases % 4], static_cast<uint32_t>(cases));
+            const CudaCuts cuts = cases % 2 == 0 ? CudaCuts{} : CudaCuts{3, 50, 40};
+            cases += ExpectAgreement(matrix.View(), params, cuts);
+            if (HasFailure()) return;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(cases, 96);
+}
+
+TEST(CudaHqqTest, OddRowsAndLayoutsOfOthers) {
+  for (const Layout layout : {Layout::kHqq, Layout::kGgufQ4_1, Layout::kDense}) {
+    for (const int64_t rows : {1, 33, 70}) {
+      const QuantParams params{Method::kHqq, Profile::kDefault, AuxStorage::kF16, 4, 32,
+                               false,        Tiling::k1D,       layout};
+      EXPECT_EQ(ExpectAgreement(MakeTestMatrix(rows, 96, WeightDtype::kBf16, 3).View(), params),
+                layout != Layout::kHqq || rows % 2 == 0);
+    }
+  }
+}
+
+TEST(CudaHqqTest, SpecialInputs) {
+  for (const SpecialMatrix& special : SpecialMatrices()) {
+    const TestMatrix matrix = StoreMatrix(64, 128, WeightDtype::kF32, special.values);
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16}) {
+        EXPECT_TRUE(ExpectAgreement(matrix.View(),
+                                    {Method::kSinqHqq, profile, aux, 4, 64, false}))
+            << special.name;
+        if (HasFailure()) FAIL() << special.name;
+      }
+    }
+  }
+}
+
 // ---------------------------------------------------------------- measuring columns
 
 TEST(CudaMeasureTest, ColumnScalesOfAnyMethodAndLayout) {
@@ -266,15 +315,57 @@ TEST(CudaMeasureTest, ColumnScalesOfAnyMethodAndLayout) {
   }
 }
 
+std::vector<QuantParams> MeasuredCandidates() {
+  std::vector<QuantParams> candidates;
+  for (const Method method :
+       {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kNf3, Method::kHqq}) {
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const int bits : {2, 3, 4, 8}) {
+        for (const int group : {32, 64}) {
+          for (const Layout layout : {Layout::kSinq, Layout::kCompressedTensors, Layout::kGptq}) {
+            QuantParams params{method,          profile, AuxStorage::kF16, bits, group,
+                               bits + group == 36, Tiling::k1D, layout};
+            if (Validate(params).ok()) candidates.push_back(params);
+          }
+        }
+      }
+    }
+  }
+  return candidates;
+}
+
+TEST(CudaMeasureTest, ErrorsOfCandidates) {
+  const std::vector<QuantParams> candidates = MeasuredCandidates();
+  EXPECT_GT(candidates.size(), 40u);
+  const std::vector<float> factors = Factors(128, 3);
+  for (const WeightDtype dtype : kDtypes) {
+    const TestMatrix matrix = MakeTestMatrix(75, 128, dtype, 31);
+    MatrixView in = matrix.View();
+    if (dtype == WeightDtype::kBf16) in.column_factor = factors;
+    std::vector<Measurement> expected(candidates.size()), actual(candidates.size());
+    const auto never = [] { return false; };
+    ASSERT_TRUE(ReferenceBackend()
+                    .MeasureErrors(in, candidates, {}, absl::MakeSpan(expected), RunSerially, never)
+                    .ok());
+    ASSERT_TRUE(CudaDriver({}, {3, 0, 0})
+                    .MeasureErrors(in, candidates, {}, absl::MakeSpan(actual), RunSerially, never)
+                    .ok());
+    for (size_t c = 0; c < candidates.size(); ++c) {
+      EXPECT_EQ(expected[c].error, actual[c].error) << DescribeCase(in, candidates[c]);
+      EXPECT_EQ(expected[c].power, actual[c].power) << DescribeCase(in, candidates[c]);
+    }
+  }
+}
+
 // ---------------------------------------------------------------- what is left to the CPU
 
 TEST(CudaMethodsTest, MethodsWithoutDeviceCodeAreTold) {
   for (const Method method : {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kNf4,
-                              Method::kSinqNf3, Method::kNf3}) {
+                              Method::kSinqNf3, Method::kNf3, Method::kSinqHqq, Method::kHqq}) {
     EXPECT_TRUE(HasCudaSteps({method})) << MethodName(method);
   }
-  for (const Method method : {Method::kSinqHqq, Method::kHqq, Method::kAsinq, Method::kAsinqL2,
-                              Method::kAwq, Method::kHadamard}) {
+  for (const Method method :
+       {Method::kAsinq, Method::kAsinqL2, Method::kAwq, Method::kHadamard}) {
     EXPECT_FALSE(HasCudaSteps({method})) << MethodName(method);
   }
 }
