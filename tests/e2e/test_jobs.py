@@ -113,7 +113,8 @@ class JobsTest(unittest.TestCase):
 
     def test_a_recipe_file_with_rules(self):
         recipe = self.home / "recipe.json"
-        recipe.write_text(json.dumps({"rules": [{"pattern": "down_proj", "bits": 8}, {"pattern": "o_proj", "quantize": False}]}))
+        rules = [{"pattern": "down_proj", "bits": 8}, {"pattern": "o_proj", "quantize": False}]
+        recipe.write_text(json.dumps({"rules": rules}))
         self.check(self.server.submit(SAMPLE, self.home / "ruled", "--recipe", recipe, "--wait"), 0)
         manifest = json.loads((self.home / "ruled" / harness.MANIFEST).read_text())
         for tensor in manifest["tensors"]:
