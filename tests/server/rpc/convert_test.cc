@@ -56,7 +56,7 @@ TEST(ConvertTest, UnsetFieldsFollowTheFormatAndTheMethod) {
 }
 
 TEST(ConvertTest, TheExportersSayTheSameAsTheDefaults) {
-  for (const absl::string_view format : FormatNames()) {
+  for (const absl::string_view format : WrittenFormats()) {
     EXPECT_EQ(DefaultSymmetric(format), (*MakeExporter(format))->SymmetricByDefault()) << format;
     EXPECT_THAT(RecipeFormats(), testing::Contains(format));
   }
