@@ -140,6 +140,7 @@ std::string PlanText(const v1::PlanJobResponse& plan) {
   sums.Add({"quantized weights", absl::StrCat(plan.quantized_weights())});
   sums.Add({"bits per weight", BitsText(plan.effective_bits())});
   sums.Add({"digest", plan.digest()});
+  if (!plan.note().empty()) sums.Add({"note", plan.note()});
   Table folds({"FOLDING"});
   for (const std::string& note : plan.fold_notes()) folds.Add({note});
   return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n",

@@ -28,6 +28,17 @@ __device__ double WarpChain(double start, const T* values, int64_t count, T* pie
   return sum;
 }
 
+// The same in blocks of 32 rows, whose sums are added in order; valid in lane 0.
+__device__ inline double WarpRowChain(const float* values, int64_t rows, float* piece) {
+  double total = 0;
+  for (int64_t first = 0; first < rows; first += kRowsPerBlock) {
+    const int64_t left = rows - first;
+    total = Add(total, WarpChain(0, values + first, left < kRowsPerBlock ? left : kRowsPerBlock,
+                                 piece));
+  }
+  return total;
+}
+
 }  // namespace sinq::kernels
 
 #endif  // SINQ_KERNELS_CUDA_CHAIN_CUH_

@@ -49,6 +49,9 @@ struct PanelArrays {
   float* column_sum = nullptr;         // [tiles][row blocks][group]
   float* column_square = nullptr;      // [tiles][row blocks][group]
   BlockExtremes* extremes = nullptr;   // [tiles][row blocks]
+  // Measuring only, by tile.
+  float* score_error = nullptr;        // [tiles][padded rows]
+  float* score_power = nullptr;        // [tiles][padded rows]
   // HQQ only: after each round.
   float* hqq_zero = nullptr;           // [rounds][tiles][padded rows]
   float* hqq_error = nullptr;          // [rounds][tiles][padded rows]

@@ -41,6 +41,10 @@ DeviceArrays TakeArrays(const CudaTensor& tensor, Pieces& pieces) {
       pieces.Take(*array, tensor.groups);
   }
   if (tensor.params.layout == Layout::kGgufQ4_1) pieces.Take(arrays.minimum, tensor.groups);
+  if (tensor.measures_errors) {
+    for (double** array : {&arrays.tile_error, &arrays.tile_power})
+      pieces.Take(*array, tensor.tiles);
+  }
   pieces.Take(arrays.outcomes, tensor.tiles);
   pieces.Take(arrays.summary, 1);
   std::byte* partials;
@@ -75,6 +79,10 @@ PanelArrays TakePanel(const CudaTensor& tensor, int64_t tiles, Pieces& pieces) {
       pieces.Take(*array, kHqqRounds * tiles * panel.padded_rows);
     pieces.Take(panel.hqq_best, tiles);
   }
+  if (tensor.measures_errors) {
+    for (float** array : {&panel.score_error, &panel.score_power})
+      pieces.Take(*array, tiles * panel.padded_rows);
+  }
   if (!tensor.balances) return panel;
   for (float** array : {&panel.t[0], &panel.t[1]}) pieces.Take(*array, columns);
   for (float** array : {&panel.r[0], &panel.r[1], &panel.row_std})
@@ -101,7 +109,8 @@ CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols, Wei
   tensor.columns = tensor.tiles * tensor.group;
   tensor.balances = Balances(params.method) && MakesColumnScale(params);
   if (input != WeightDtype::kF8E4M3) tensor.dense = input;
-  tensor.rounds_columns = params.profile == Profile::kDefault;
+  tensor.column_storage =
+      params.profile == Profile::kDefault ? tensor.aux : AuxStorage::kF32;  // F32: as it is
   return tensor;
 }
 
@@ -110,7 +119,17 @@ CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t co
   columns.tiling = Tiling::k1D;
   CudaTensor tensor = PlanTensor(columns, rows, cols);
   tensor.balances = true;
-  tensor.rounds_columns = false;
+  tensor.column_storage = AuxStorage::kF32;
+  return tensor;
+}
+
+CudaTensor PlanErrorMeasure(const QuantParams& params, int64_t rows, int64_t cols) {
+  QuantParams tiles = params;
+  tiles.tiling = Tiling::k1D;
+  CudaTensor tensor = PlanTensor(tiles, rows, cols);
+  tensor.balances = Balances(params.method);
+  tensor.column_storage = AuxStorage::kF16;
+  tensor.measures_errors = true;
   return tensor;
 }
 

@@ -65,13 +65,17 @@ struct CudaTensor {
   AuxStorage aux = AuxStorage::kU8;  // effective
   bool balances = false;       // tiles get a t and r of their own
   WeightDtype dense = WeightDtype::kBf16;  // what layout kDense stores: the input's, BF16 for FP8
-  bool rounds_columns = true;  // t is rounded to what will be stored (profile default)
+  AuxStorage column_storage = AuxStorage::kF16;  // what t is rounded to when tiles are balanced
+  bool measures_errors = false;
 };
 // `input`: the dtype of the weights before any folding.
 CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols,
                       WeightDtype input = WeightDtype::kBf16);
 // For Backend::MeasureColumns: LaunchBalance alone, which then leaves t in arrays.column.
 CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t cols);
+// For Backend::MeasureErrors of one candidate: LaunchBalance and LaunchScore for panels that cover
+// the tensor, then LaunchSumScores.
+CudaTensor PlanErrorMeasure(const QuantParams& params, int64_t rows, int64_t cols);
 // Whether these steps cover the method; the others are for the CPU.
 bool HasCudaSteps(const QuantParams& params);
 // Whether LaunchMoments must come first (README.md section 3).
@@ -118,6 +122,8 @@ struct DeviceArrays {
   float* exact_zero = nullptr;      // [M] likewise
   float* row_factor = nullptr;      // [M] 1/r, likewise
   float* minimum = nullptr;         // [M] GGUF Q4_1 only, after LaunchStore
+  double* tile_error = nullptr;     // [tiles] of PlanErrorMeasure only
+  double* tile_power = nullptr;     // [tiles] likewise
   DeviceTileOutcome* outcomes = nullptr;  // [tiles]
   DeviceSummary* summary = nullptr;
   void* partials = nullptr;  // block results of reductions over the whole tensor
@@ -161,6 +167,12 @@ int LaunchBalance(const CudaTensor& tensor, const DeviceWeights& weights, const 
 // Sets arrays.scale, arrays.zero (profile upstream: also the exact ones and row_factor).
 int LaunchFit(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
               const DeviceArrays& arrays, void* workspace, CudaStream stream);
+
+// Sets arrays.tile_error and tile_power of the panel.
+int LaunchScore(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
+                const DeviceArrays& arrays, void* workspace, CudaStream stream);
+// Measurement::error and ::power into summary->error and ->power.
+int LaunchSumScores(const CudaTensor& tensor, const DeviceArrays& arrays, CudaStream stream);
 
 // The stored planes but the codes, in the order of PlanesOf: plane[0] is not looked at. Sets
 // arrays.column, inverse_column, scale, zero to what a reader will see, and summary->faults.

@@ -262,6 +262,13 @@ __device__ GroupFit FitSymmetric(const float (&y)[kGroup], const FitRules& rules
   return fit;
 }
 
+// Profile default; kBook as for NearestLevel.
+template <int kBook, int kGroup>
+__device__ GroupFit FitDefault(const float (&y)[kGroup], const FitRules& rules) {
+  if constexpr (kBook != 0) return FitToBook<kBook>(y, rules);
+  return rules.symmetric ? FitSymmetric(y, rules) : FitAsymmetric(y, rules);
+}
+
 // Profile upstream: the range rule, or the codebook's, on y = (w*u)*v.
 template <int kGroup>
 __device__ GroupFit FitUpstream(const float (&y)[kGroup], const FitRules& rules) {

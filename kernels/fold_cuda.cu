@@ -1,8 +1,8 @@
 // Folded inputs on a CUDA device (README.md section 8.1): w = (x * row_factor) * column_factor, as
 // F32.
 //
-// Launch shape. A thread takes four neighbouring weights. The folded copy costs every later pass two
-// bytes per weight more than BF16, but folding is for some layers of a model, and no other step
+// Launch shape. A thread takes four neighbouring weights. The folded copy costs every later pass
+// two bytes per weight more than BF16, but folding is for some layers of a model, and no other step
 // needs a variant for it.
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_primitives.cuh"

@@ -122,23 +122,12 @@ struct ChoosingBuffers {
   double error[kHqqRounds];
 };
 
-// The error of a round over the tile, by a warp; valid in lane 0.
-__device__ double RoundError(const float* errors, int64_t rows, float* piece) {
-  double total = 0;
-  for (int64_t first = 0; first < rows; first += kRowsPerBlock) {
-    const int64_t left = rows - first;
-    total = Add(total, WarpChain(0, errors + first,
-                                 left < kRowsPerBlock ? left : kRowsPerBlock, piece));
-  }
-  return total;
-}
-
 __global__ void __launch_bounds__(kChoosingThreads) ChooseKernel(FitArguments p) {
   ChoosingBuffers& buffers = *SharedMemory<ChoosingBuffers>();
   const int round = WarpInBlock();
   for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
     const float* errors = p.panel.hqq_error + (round * p.tiles + tile) * p.panel.padded_rows;
-    const double error = RoundError(errors, p.rows, buffers.piece[round]);
+    const double error = WarpRowChain(errors, p.rows, buffers.piece[round]);
     if (LaneInWarp() == 0) buffers.error[round] = error;
     BlockBarrier();
     if (ThreadInBlock() == 0) {

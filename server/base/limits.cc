@@ -58,6 +58,13 @@ std::vector<LimitInfo> AllLimits() {
        "Of include, and of exclude: each is matched with every tensor name."},
       {"max_recipe_rules", kMaxRecipeRules,
        "A rule for each kind of projection in several parts of a model."},
+      {"max_activation_tokens", static_cast<uint64_t>(kMaxActivationTokens),
+       "Samples of one layer: 64 times what AWQ's authors use; second moments say the same in "
+       "less."},
+      {"max_plan_survey_bytes", kMaxPlanSurveyBytes,
+       "What a dry run measures to choose widths: about a minute on eight cores."},
+      {"max_plan_surveys", kMaxPlanSurveys,
+       "Dry runs that measure at once: they share the workers with the jobs."},
       {"max_target_bits_per_weight", kMaxTargetBitsPerWeight,
        "What a source in F16 or BF16 has already."},
       {"max_target_size_bytes", kMaxTargetSizeBytes,

@@ -63,6 +63,12 @@ inline constexpr uint64_t kMaxRegexBytes = 1 * kKiB;
 inline constexpr uint64_t kMaxRecipeExpressions = 64;
 // a rule for each kind of projection in several parts of a model
 inline constexpr uint64_t kMaxRecipeRules = 64;
+// samples of one layer: 64 times what AWQ's authors use; second moments say the same in less
+inline constexpr int64_t kMaxActivationTokens = 32'768;
+// what a dry run measures to choose widths: about a minute on eight cores; a job has no such bound
+inline constexpr uint64_t kMaxPlanSurveyBytes = 4 * kGiB;
+// dry runs that measure at once: they share the workers with the jobs
+inline constexpr int kMaxPlanSurveys = 1;
 // what a source in F16 or BF16 has already
 inline constexpr int kMaxTargetBitsPerWeight = 16;
 // 1 PiB: a hundred times the largest known model, and far from any overflow

@@ -18,12 +18,14 @@ namespace {
 
 constexpr int64_t kKernelRows = 64, kKernelCols = 128;
 
-constexpr std::array<std::pair<absl::string_view, absl::string_view>, 7> kFusedParts = {{
+constexpr std::array<std::pair<absl::string_view, absl::string_view>, 9> kFusedParts = {{
     {"q_proj", "qkv_proj"},
     {"k_proj", "qkv_proj"},
     {"v_proj", "qkv_proj"},
     {"gate_proj", "gate_up_proj"},
     {"up_proj", "gate_up_proj"},
+    {"w1", "gate_up_proj"},
+    {"w3", "gate_up_proj"},
     {"q_a_proj", "fused_qkv_a_proj"},
     {"kv_a_proj_with_mqa", "fused_qkv_a_proj"},
 }};

@@ -28,6 +28,7 @@ struct ServiceContext {
   std::atomic<bool> draining = false;
   std::atomic<int> watchers = 0;
   std::atomic<int> tensor_streams = 0;
+  std::atomic<int> plan_surveys = 0;
 };
 
 }  // namespace sinq

@@ -1,5 +1,5 @@
-// Reads ahead, computes and writes all unfinished tensors of one phase of a plan at once, within the
-// memory budget.
+// Reads ahead, computes and writes all unfinished tensors of one phase of a plan at once, within
+// the memory budget.
 #ifndef SINQ_SERVER_WORKER_PIPELINE_H_
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 

@@ -26,17 +26,6 @@ const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) 
   return context.plan.files[static_cast<size_t>(range.file_index)];
 }
 
-absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
-  if (status.code() != absl::StatusCode::kInvalidArgument ||
-      GetErrorDetails(status).reason != Reason::kUnspecified) {
-    return Annotate(status, tensor.source.name);
-  }
-  // What the kernels refuse is in the weights themselves.
-  return MakeError(status.code(), Reason::kNonFiniteWeight,
-                   absl::StrCat(tensor.source.name, ": ", status.message(), "."),
-                   {{"tensor", tensor.source.name}});
-}
-
 absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
                          absl::Span<std::byte> out, Sha256* digest,
                          absl::FunctionRef<bool()> cancelled) {
@@ -51,44 +40,43 @@ absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
   return absl::OkStatus();
 }
 
-// Factors of an FP8 weight's blocks as fp32; they count as part of the unit's source bytes.
-absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& tensor,
-                             UnitMemory& memory) {
-  if (tensor.scale_tensor < 0) return absl::OkStatus();
-  const SourceTensor& scale = context.plan.tensors[static_cast<size_t>(tensor.scale_tensor)].source;
-  std::vector<std::byte> raw(scale.size_bytes);
-  if (absl::Status status =
-          context.source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
-      !status.ok())
-    return status;
-  const bool bf16 = scale.dtype == "BF16";
-  memory.block_scales.resize(raw.size() / (bf16 ? 2 : 4));
-  for (size_t i = 0; i < memory.block_scales.size(); ++i) {
-    if (bf16) {
-      uint16_t bits;
-      std::memcpy(&bits, raw.data() + 2 * i, sizeof bits);
-      memory.block_scales[i] = kernels::Bf16ToFloat(bits);
-    } else {
-      std::memcpy(&memory.block_scales[i], raw.data() + 4 * i, 4);
-    }
-  }
-  return absl::OkStatus();
-}
-
 kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory) {
   kernels::MatrixView view{memory.buffer.buffer.data(), tensor.source.shape[0],
                            tensor.source.shape[1], WeightDtypeOf(tensor.source.dtype),
                            memory.block_scales};
   view.row_factor = memory.row_factors;
   view.column_factor = memory.column_factors;
+  if (memory.activation_bytes > 0) view.activations = &memory.activations;
   return view;
+}
+
+uint64_t ActivationBytes(Phase phase, const PlannedTensor& tensor) {
+  const bool has_any = phase == Phase::kQuantize && tensor.activations.has_value();
+  return has_any ? Aligned(tensor.activations->FloatBytes()) : 0;
+}
+
+absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& tensor,
+                             UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
+  memory.activation_bytes = ActivationBytes(context.phase, tensor);
+  if (memory.activation_bytes == 0) return absl::OkStatus();
+  const ActivationTensor& from = *tensor.activations;
+  std::byte* const begin = memory.buffer.buffer.data() + Aligned(memory.weights_bytes);
+  const absl::Span<float> values(reinterpret_cast<float*>(begin),
+                                 from.FloatBytes() / sizeof(float));
+  if (from.is_second_moments) {
+    memory.activations.second_moments = values;
+  } else {
+    memory.activations.samples = values;
+    memory.activations.tokens = from.rows;
+  }
+  return context.activations->Read(from, values, cancelled);
 }
 
 // The unit's outputs; what follows them is scratch.
 std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                                 absl::Span<std::byte>* scratch) {
   absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(Aligned(memory.weights_bytes));
+  rest.remove_prefix(Aligned(memory.weights_bytes) + memory.activation_bytes);
   std::vector<absl::Span<std::byte>> planes;
   for (const OutputRange& range : tensor.outputs) {
     planes.push_back(rest.subspan(0, range.tensor.size_bytes));
@@ -124,6 +112,40 @@ absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor
 
 }  // namespace
 
+absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
+  if (status.code() != absl::StatusCode::kInvalidArgument ||
+      GetErrorDetails(status).reason != Reason::kUnspecified) {
+    return Annotate(status, tensor.source.name);
+  }
+  // What the kernels refuse is in the weights themselves.
+  return MakeError(status.code(), Reason::kNonFiniteWeight,
+                   absl::StrCat(tensor.source.name, ": ", status.message(), "."),
+                   {{"tensor", tensor.source.name}});
+}
+
+absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const ModelSource& source,
+                                                   const PlannedTensor& tensor) {
+  std::vector<float> factors;
+  if (tensor.scale_tensor < 0) return factors;
+  const SourceTensor& scale = plan.tensors[static_cast<size_t>(tensor.scale_tensor)].source;
+  std::vector<std::byte> raw(scale.size_bytes);
+  if (absl::Status status = source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
+      !status.ok())
+    return status;
+  const bool bf16 = scale.dtype == "BF16";
+  factors.resize(raw.size() / (bf16 ? 2 : 4));
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (bf16) {
+      uint16_t bits;
+      std::memcpy(&bits, raw.data() + 2 * i, sizeof bits);
+      factors[i] = kernels::Bf16ToFloat(bits);
+    } else {
+      std::memcpy(&factors[i], raw.data() + 4 * i, 4);
+    }
+  }
+  return factors;
+}
+
 bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
   return phase == Phase::kMeasure || tensor.action == TensorAction::kQuantize;
 }
@@ -131,7 +153,7 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
   if (phase == Phase::kQuantize && tensor.action == TensorAction::kCopy)
     return std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
-  uint64_t bytes = Aligned(tensor.source.size_bytes);
+  uint64_t bytes = Aligned(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
   if (phase == Phase::kMeasure) {
     bytes += Aligned(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
   } else {
@@ -147,7 +169,9 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
   absl::StatusOr<PooledBuffer> buffer =
       context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.workers), cancelled);
   if (!buffer.ok()) return buffer.status();
-  UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}, {}, {}};
+  UnitMemory memory;
+  memory.buffer = *std::move(buffer);
+  memory.weights_bytes = tensor.source.size_bytes;
   if (context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy) return memory;
   Sha256 digest;
   const absl::Span<std::byte> weights =
@@ -159,7 +183,11 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
     return WithTensor(status, tensor);
   }
   memory.source_sha256 = digest.HexDigest();
-  if (absl::Status status = ReadBlockScales(context, tensor, memory); !status.ok())
+  absl::StatusOr<std::vector<float>> block_scales =
+      ReadBlockScales(context.plan, context.source, tensor);
+  if (!block_scales.ok()) return WithTensor(block_scales.status(), tensor);
+  memory.block_scales = *std::move(block_scales);
+  if (absl::Status status = ReadActivations(context, tensor, memory, cancelled); !status.ok())
     return WithTensor(status, tensor);
   if (context.scales != nullptr && tensor.source.shape.size() == 2) {
     memory.row_factors = context.scales->RowFactors(tensor);
@@ -235,8 +263,8 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
   Sha256 digest;
   absl::Status status;
   for (uint64_t at = 0; at < tensor.source.size_bytes && status.ok(); at += kCopyBytes) {
-    const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
-        0, std::min(kCopyBytes, tensor.source.size_bytes - at));
+    const absl::Span<std::byte> piece =
+        memory.buffer.buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
     SourceTensor part = tensor.source;
     part.offset += at;
     status = ReadWeights(context, part, piece, &digest, cancelled);

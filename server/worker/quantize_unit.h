@@ -26,19 +26,28 @@ struct UnitContext {
   Sink& sink;
   BufferPool& pool;
   Phase phase = Phase::kQuantize;
-  const FoldScales* scales = nullptr;  // of Phase::kQuantize, if the plan folds
+  const ActivationFile* activations = nullptr;  // if the plan has them
+  const FoldScales* scales = nullptr;           // of Phase::kQuantize, if the plan folds
 };
 
-// A unit's memory: [weights | planes or, measuring, t | scratch] in one buffer, so that one
-// reservation covers it. To copy: room for one piece.
+// A unit's memory: [weights | activations | planes or, measuring, t | scratch] in one buffer, so
+// that one reservation covers it. To copy: room for one piece.
 struct UnitMemory {
   PooledBuffer buffer;
   uint64_t weights_bytes = 0;
   std::vector<float> block_scales;
   std::vector<float> row_factors, column_factors;  // folded scales
+  uint64_t activation_bytes = 0;                   // between weights and planes
+  kernels::ActivationView activations;             // of them
   std::string source_sha256;
 };
 
+// `status` with the tensor's name; what kernels refuse becomes kNonFiniteWeight.
+absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor);
+// Factors of an FP8 weight's blocks as fp32, empty for others; they count as part of the unit's
+// source bytes.
+absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const ModelSource& source,
+                                                   const PlannedTensor& tensor);
 // Whether a unit has arithmetic for a backend; else it goes from ReadUnit to its output at once.
 bool NeedsBackend(Phase phase, const PlannedTensor& tensor);
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers);

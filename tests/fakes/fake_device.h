@@ -101,6 +101,17 @@ class FakeDevice final : public kernels::Backend {
     return status;
   }
 
+  absl::Status MeasureColumns(const kernels::MatrixView& in, const kernels::QuantParams& params,
+                              absl::Span<std::byte> scratch, absl::Span<float> t,
+                              kernels::ParallelFor parallel_for,
+                              absl::FunctionRef<bool()> cancelled) const override {
+    absl::Status status = Meet(in);
+    if (status.ok())
+      return cpu_->MeasureColumns(in, params, scratch, t, parallel_for, cancelled);
+    std::fill(t.begin(), t.end(), -1.0f);
+    return status;
+  }
+
   int calls() const { return calls_; }
 
  private:

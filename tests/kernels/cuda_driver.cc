@@ -111,6 +111,14 @@ class Run {
     return absl::OkStatus();
   }
 
+  absl::Status Measure(Measurement& measurement) {
+    if (absl::Status status = Balance(); !status.ok()) return status;
+    if (absl::Status status = Check(LaunchSumScores(tensor_, arrays_, nullptr)); !status.ok())
+      return status;
+    measurement = {arrays_.summary->error, arrays_.summary->power};
+    return absl::OkStatus();
+  }
+
   absl::Status Measure(absl::Span<float> t) {
     if (absl::Status status = Balance(); !status.ok()) return status;
     std::copy_n(arrays_.column, t.size(), t.begin());
@@ -158,10 +166,9 @@ class Run {
       if (!status.ok()) return status;
       status = Check(
           LaunchBalance(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
-      if (status.ok() && !planes_.empty()) {
-        status = Check(
-            LaunchFit(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
-      }
+      const auto fit = tensor_.measures_errors ? LaunchScore : LaunchFit;
+      if (status.ok() && (tensor_.measures_errors || !planes_.empty()))
+        status = Check(fit(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
       if (!status.ok()) return status;
     }
     return Collect();
@@ -283,6 +290,20 @@ absl::Status CudaDriver::MeasureColumns(const MatrixView& in, const QuantParams&
   cuda_on_cpu::SetSchedule(schedule_);
   TensorStats stats;
   return Run(in, PlanColumnMeasure(params, in.rows, in.cols), cuts_, {}, &stats).Measure(t);
+}
+
+absl::Status CudaDriver::MeasureErrors(const MatrixView& in,
+                                       absl::Span<const QuantParams> candidates,
+                                       absl::Span<std::byte>, absl::Span<Measurement> measured,
+                                       ParallelFor, absl::FunctionRef<bool()>) const {
+  cuda_on_cpu::SetSchedule(schedule_);
+  for (size_t c = 0; c < candidates.size(); ++c) {
+    TensorStats stats;
+    const CudaTensor tensor = PlanErrorMeasure(candidates[c], in.rows, in.cols);
+    absl::Status status = Run(in, tensor, cuts_, {}, &stats).Measure(measured[c]);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace sinq::kernels

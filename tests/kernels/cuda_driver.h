@@ -37,6 +37,11 @@ class CudaDriver : public Backend {
                               ParallelFor parallel_for,
                               absl::FunctionRef<bool()> cancelled) const override;
 
+  absl::Status MeasureErrors(const MatrixView& in, absl::Span<const QuantParams> candidates,
+                             absl::Span<std::byte> scratch, absl::Span<Measurement> measured,
+                             ParallelFor parallel_for,
+                             absl::FunctionRef<bool()> cancelled) const override;
+
  private:
   const cuda_on_cpu::Schedule schedule_;
   const CudaCuts cuts_;

@@ -315,6 +315,48 @@ TEST(CudaMeasureTest, ColumnScalesOfAnyMethodAndLayout) {
   }
 }
 
+std::vector<QuantParams> MeasuredCandidates() {
+  std::vector<QuantParams> candidates;
+  for (const Method method :
+       {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kNf3, Method::kHqq}) {
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const int bits : {2, 3, 4, 8}) {
+        for (const int group : {32, 64}) {
+          for (const Layout layout : {Layout::kSinq, Layout::kCompressedTensors, Layout::kGptq}) {
+            QuantParams params{method,          profile, AuxStorage::kF16, bits, group,
+                               bits + group == 36, Tiling::k1D, layout};
+            if (Validate(params).ok()) candidates.push_back(params);
+          }
+        }
+      }
+    }
+  }
+  return candidates;
+}
+
+TEST(CudaMeasureTest, ErrorsOfCandidates) {
+  const std::vector<QuantParams> candidates = MeasuredCandidates();
+  EXPECT_GT(candidates.size(), 40u);
+  const std::vector<float> factors = Factors(128, 3);
+  for (const WeightDtype dtype : kDtypes) {
+    const TestMatrix matrix = MakeTestMatrix(75, 128, dtype, 31);
+    MatrixView in = matrix.View();
+    if (dtype == WeightDtype::kBf16) in.column_factor = factors;
+    std::vector<Measurement> expected(candidates.size()), actual(candidates.size());
+    const auto never = [] { return false; };
+    ASSERT_TRUE(ReferenceBackend()
+                    .MeasureErrors(in, candidates, {}, absl::MakeSpan(expected), RunSerially, never)
+                    .ok());
+    ASSERT_TRUE(CudaDriver({}, {3, 0, 0})
+                    .MeasureErrors(in, candidates, {}, absl::MakeSpan(actual), RunSerially, never)
+                    .ok());
+    for (size_t c = 0; c < candidates.size(); ++c) {
+      EXPECT_EQ(expected[c].error, actual[c].error) << DescribeCase(in, candidates[c]);
+      EXPECT_EQ(expected[c].power, actual[c].power) << DescribeCase(in, candidates[c]);
+    }
+  }
+}
+
 // ---------------------------------------------------------------- what is left to the CPU
 
 TEST(CudaMethodsTest, MethodsWithoutDeviceCodeAreTold) {

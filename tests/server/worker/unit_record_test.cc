@@ -34,7 +34,8 @@ TEST(UnitRecordTest, DamagedTextIsDataLoss) {
 
 TEST(UnitRecord, CodesOfAMeasurementSurviveTheRoundTrip) {
   UnitRecord record;
-  for (int code = -127; code <= 127; ++code) record.column_codes.push_back(static_cast<int8_t>(code));
+  for (int code = -127; code <= 127; ++code)
+    record.column_codes.push_back(static_cast<int8_t>(code));
   const std::string text = UnitRecordToJson(record);
   EXPECT_LT(text.size(), 255u * 4 / 3 + 30);
   const auto back = UnitRecordFromJson(text);
