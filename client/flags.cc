@@ -233,6 +233,14 @@ void CommandLine::AddFileCommands() {
              "sinqctl verify models/tiny-int4")
       ->add_option("DIR", flags_.directory, "a published directory")
       ->required();
+  CLI::App* report =
+      AddCommand("report", "Show the error, balance and size of every tensor of a directory",
+                 "sinqctl report models/tiny-int4 --html report.html");
+  report->add_option("DIR", flags_.report.directory, "a published directory")->required();
+  report
+      ->add_option("--html", flags_.report.html,
+                   "also write a page with plots, readable without network; replaces FILE")
+      ->type_name("FILE");
   CLI::App* quantize =
       AddCommand("quantize", "Quantize a local file through the tensor stream",
                  "sinqctl quantize layer.safetensors --output layer-int4.safetensors");

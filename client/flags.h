@@ -56,6 +56,11 @@ struct DownloadFlags {
   std::vector<std::string> files;  // empty: all
 };
 
+struct ReportFlags {
+  std::string directory;
+  std::string html;  // empty: no page
+};
+
 struct QuantizeFlags {
   std::string file, output;
   RecipeFlags recipe;
@@ -69,6 +74,7 @@ struct Flags {
   ListFlags list;
   WatchFlags watch;
   DownloadFlags download;
+  ReportFlags report;
   QuantizeFlags quantize;
   std::string job_id;     // get, cancel, delete, artifacts
   std::string directory;  // verify

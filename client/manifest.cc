@@ -103,6 +103,18 @@ bool IsPlainFileName(absl::string_view name) {
          });
 }
 
+absl::StatusOr<std::string> ReadManifest(const std::string& directory) {
+  const auto file =
+      LocalFile::OpenForRead((std::filesystem::path(directory) / kManifestName).string());
+  if (!file.ok()) return file.status();
+  if (file->size_bytes() > kMaxManifestBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(file->path(), " has ", file->size_bytes(),
+                                                   " bytes, the limit is ", kMaxManifestBytes,
+                                                   "."));
+  }
+  return file->Read(0, file->size_bytes());
+}
+
 absl::StatusOr<Manifest> ParseManifest(absl::string_view json) {
   const Json root = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
   if (!root.is_object() || !root.contains("files") ||
@@ -125,15 +137,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view json) {
 absl::StatusOr<VerifyReport> VerifyDirectory(
     const std::string& directory, const CancelToken& cancel,
     const std::function<void(int64_t, int64_t, int64_t, int64_t)>& on_file) {
-  const auto file =
-      LocalFile::OpenForRead((std::filesystem::path(directory) / kManifestName).string());
-  if (!file.ok()) return file.status();
-  if (file->size_bytes() > kMaxManifestBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(file->path(), " has ", file->size_bytes(),
-                                                   " bytes, the limit is ", kMaxManifestBytes,
-                                                   "."));
-  }
-  const auto text = file->Read(0, file->size_bytes());
+  const auto text = ReadManifest(directory);
   if (!text.ok()) return text.status();
   const auto manifest = ParseManifest(*text);
   if (!manifest.ok()) return manifest.status();

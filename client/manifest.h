@@ -22,6 +22,9 @@ struct ManifestFile {
 };
 using Manifest = std::map<std::string, ManifestFile>;
 
+// The text of the manifest in `directory`. NotFound without one, InvalidArgument if it is too large.
+absl::StatusOr<std::string> ReadManifest(const std::string& directory);
+
 // Reads the "files" of a manifest. InvalidArgument says what is wrong with it.
 absl::StatusOr<Manifest> ParseManifest(absl::string_view json);
 

@@ -29,6 +29,7 @@ absl::Status Dispatch(const CommandLine& line, CommandContext& context) {
   if (name == "artifacts") return RunArtifacts(context, flags.job_id);
   if (name == "download") return RunDownload(context, flags.download);
   if (name == "verify") return RunVerify(context, flags.directory);
+  if (name == "report") return RunReport(context, flags.report);
   if (name == "quantize") return RunQuantize(context, flags.quantize);
   if (name == "capabilities") return RunCapabilities(context);
   if (name == "health") return RunHealth(context, flags.service);

@@ -113,7 +113,9 @@ class Backend {
     static_cast<void>(t), static_cast<void>(parallel_for), static_cast<void>(cancelled);
     return absl::UnimplementedError("this backend does not measure columns");
   }
-  // What each of `candidates` would cost in error, in one pass over the weights; nothing is stored.
+  // What each of `candidates` would cost in error, with the refined fit (README.md section 11);
+  // nothing is stored. Candidates of one group size share their balanced tiles. Scratch as the
+  // largest of the candidates' ScratchBytes.
   virtual absl::Status MeasureErrors(const MatrixView& in, absl::Span<const QuantParams> candidates,
                                      absl::Span<std::byte> scratch,
                                      absl::Span<Measurement> measured, ParallelFor parallel_for,

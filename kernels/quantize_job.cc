@@ -190,6 +190,7 @@ void QuantizeJob::FitHqqUpstream(const ReadyTile& ready, const UpstreamFactors& 
   const float* last_used = hqq.history + (kHqqRounds - 2) * hqq.stride;
   int64_t e = grid_.FirstGroup(ready.index);
   for (int64_t i = 0; i < ready.tile.rows; ++i, e += grid_.GroupStride()) {
+    arrays_.row_factor[e] = ready.arrays->balance.best_row_scale[i];
     arrays_.exact_scale[e] = hqq.inverse[i];
     arrays_.exact_zero[e] = last_used[i];
     arrays_.scale[e] = hqq.scale[i];
@@ -209,15 +210,13 @@ void QuantizeJob::FitUpstream(const ReadyTile& ready) {
   float* row_factor = buffers.balance.row_reciprocal;
   const int64_t rows = ready.tile.rows;
   for (int64_t i = 0; i < rows; ++i) row_factor[i] = 1.0f / buffers.balance.best_row_scale[i];
-  int64_t e = grid_.FirstGroup(ready.index);
-  for (int64_t i = 0; i < rows; ++i, e += grid_.GroupStride())
-    arrays_.row_factor[e] = buffers.balance.best_row_scale[i];
   if (is_hqq()) return FitHqqUpstream(ready, {u, row_factor});
   ops_.fit_upstream(ready.tile, {u, row_factor}, MakeFitParams(), buffers.scale, buffers.zero);
-  e = grid_.FirstGroup(ready.index);
+  int64_t e = grid_.FirstGroup(ready.index);
   for (int64_t i = 0; i < rows; ++i, e += grid_.GroupStride()) {
     // Neighbours in a column are far apart here; what follows from these is made in
     // FinishUpstream.
+    arrays_.row_factor[e] = buffers.balance.best_row_scale[i];
     arrays_.exact_scale[e] = buffers.scale[i];
     arrays_.exact_zero[e] = buffers.zero[i];
   }

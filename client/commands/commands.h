@@ -38,6 +38,8 @@ absl::Status RunArtifacts(CommandContext& context, const std::string& job_id);
 absl::Status RunDownload(CommandContext& context, const DownloadFlags& flags);
 absl::Status RunVerify(CommandContext& context, const std::string& directory);
 absl::Status RunQuantize(CommandContext& context, const QuantizeFlags& flags);
+// report_command.cc
+absl::Status RunReport(CommandContext& context, const ReportFlags& flags);
 // server_commands.cc
 absl::Status RunCapabilities(CommandContext& context);
 absl::Status RunHealth(CommandContext& context, const std::string& service);

@@ -33,7 +33,7 @@ constexpr std::array kNameRules = {
              RuleKind::kOther},
     NameRule{"embeddings", "embedding: looked up by row, not multiplied", RuleKind::kOther},
     NameRule{"lm_head", "output head: engines expect it dense"},
-    NameRule{"output", "output head: engines expect it dense"},
+    NameRule{"output.weight", "output head: engines expect it dense"},
     NameRule{"router", "router: engines expect it dense"},
     NameRule{"shared_expert_gate", "router: engines expect it dense"},
     NameRule{"mlp.gate.weight", "router: engines expect it dense"},

@@ -47,7 +47,9 @@ ordered_json TensorEntry(const PlannedTensor& tensor,
   entry["outputs"] = ordered_json::array();
   for (size_t i = 0; i < tensor.outputs.size() && i < record.output_sha256.size(); ++i) {
     entry["outputs"].push_back(
-        {{"name", tensor.outputs[i].tensor.name}, {"sha256", record.output_sha256[i]}});
+        {{"name", tensor.outputs[i].tensor.name},
+         {"size_bytes", tensor.outputs[i].tensor.size_bytes},
+         {"sha256", record.output_sha256[i]}});
   }
   return entry;
 }

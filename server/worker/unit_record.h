@@ -20,7 +20,8 @@ struct UnitRecord {
   double relative_error = 0;
   double imbalance_before = 0, imbalance_after = 0;
   double mean_rounds = 0;
-  std::vector<int8_t> column_codes;  // only of Phase::kMeasure: kernels::ColumnCodes, by column
+  // Only of Phase::kMeasure: kernels::ColumnCodes, by column.
+  std::vector<int8_t> column_codes = {};
 };
 
 // Numbers survive the round trip exactly. A measurement has its codes alone, in base64.

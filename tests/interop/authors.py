@@ -44,21 +44,26 @@ def load(directory, dtype=torch.float32, path=None):
     return model.eval()
 
 
-def method_name(symmetric, aux):
-    return "sinq" + ("_noz" if symmetric else "") + ("_quantAux" if aux == "u8" else "")
+def method_name(symmetric, aux, base="sinq"):
+    return base + ("_noz" if symmetric else "") + ("_quantAux" if aux == "u8" else "")
 
 
-def quantize_dense(source, modules, bits=4, group_size=64, symmetric=False, aux="u8", half=False):
+def quantize_dense(source, modules, bits=4, group_size=64, symmetric=False, aux="u8", half=False, base="sinq"):
     """`source` with the named modules quantized and dequantized by the authors' code: {name: F32 array}.
+
+    base: "sinq", "hqq", "sinq_hqq", or "rtn", which their code takes for anything without "sinq" and "hqq".
 
     half: the path that the authors' models take (W, scales and zeros in F16); otherwise their F32 path, which
     exists only when the device is the string "cpu".
     """
     _, _, quantizer = import_sinq()
-    dense = {n: native.as_float32(d, a) for n, (d, a) in native.read_checkpoint(source).items()}
+    tensors = native.read_checkpoint(source)
+    dense = {n: native.as_float32(d, a) for n, (d, a) in tensors.items()}
     device = torch.device("cpu") if half else "cpu"
     for module in modules:
-        weight = torch.from_numpy(dense[f"{module}.weight"]).to(torch.bfloat16)
+        weight = torch.from_numpy(dense[f"{module}.weight"])
+        if tensors[f"{module}.weight"][0] == "BF16":
+            weight = weight.to(torch.bfloat16)
         packed, meta = quantizer.quantize(
             weight,
             None,
@@ -67,7 +72,7 @@ def quantize_dense(source, modules, bits=4, group_size=64, symmetric=False, aux=
             axis=1,
             compute_dtype=torch.float32,
             device=device,
-            method=method_name(symmetric, aux),
+            method=method_name(symmetric, aux, base),
         )
         dense[f"{module}.weight"] = quantizer.dequantize(packed, meta).float().numpy()
     return dense

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""What quantization costs: KL divergence, perplexity ratio and same-top-token rate against a reference model.
+"""What quantization costs: KL divergence, perplexity ratio and same-top-token rate against the original.
 
-usage: quality.py REFERENCE_DIR OTHER_DIR [--ids FILE.safetensors] [--sequences N]
-Either directory may be an ordinary or a SINQ native checkpoint. Weights are brought to F32, so that only they differ.
-FILE holds one integer tensor [sequences, length]; default: the ids sampled from the sample model itself.
-One JSON line: kl (mean over positions, nats, KL(reference || other)), perplexity_ratio, same_top.
+usage: quality.py ORIGINAL QUANTIZED [--tokens FILE] [--sequences N] [--format auto|FORMAT]
+Checkpoint directories. Weights are read by readers that share no code with the product and brought to F32, so that
+only they differ. FILE: .safetensors with one integer tensor [sequences, length] or [n], or .json with a list of token
+ids; a flat list is cut into sequences of --length. Default: the ids sampled from the sample model itself.
+One JSON line. kl, kl_median, kl_p999, kl_max: KL(original || quantized) in nats over all positions, the first its mean;
+perplexity_ratio: quantized / original; same_top: share of positions with the same most likely token.
 """
 
 import argparse
@@ -16,13 +18,21 @@ import warnings
 import numpy as np
 import torch
 
+import formats
 import native
 
 SAMPLED = pathlib.Path(__file__).resolve().parents[1] / "data" / "tiny-llama" / "sampled_ids.safetensors"
+FORMATS = ("sinq", "compressed-tensors", "awq", "gptq", "hqq", "dense")
 
 
-def token_ids(path=SAMPLED, sequences=None):
-    ((_, array),) = native.read_safetensors(path).values()
+def token_ids(path=SAMPLED, sequences=None, length=256):
+    path = pathlib.Path(path)
+    if path.suffix == ".json":
+        array = np.array(json.loads(path.read_text()))
+    else:
+        ((_, array),) = native.read_safetensors(path).values()
+    if array.ndim == 1 and len(array) > length:
+        array = array[: len(array) // length * length].reshape(-1, length)
     array = np.atleast_2d(array.astype(np.int64))
     return torch.from_numpy(array[:sequences])
 
@@ -44,15 +54,30 @@ def model_of(config_dir, dense):
     return model.eval()
 
 
-def dense_of(directory):
+def format_of(directory):
     directory = pathlib.Path(directory)
     if (directory / native.SIDECAR).exists():
+        return "sinq"
+    config = json.loads((directory / "config.json").read_text())
+    method = (config.get("quantization_config") or {}).get("quant_method", "dense")
+    if method not in FORMATS:
+        raise ValueError(f"{directory} is in format {method}; the formats read here are {', '.join(FORMATS)}")
+    return method
+
+
+def dense_of(directory, form="auto"):
+    """{name: F32 array} of a checkpoint in one of FORMATS."""
+    directory = pathlib.Path(directory)
+    form = format_of(directory) if form == "auto" else form
+    if form == "sinq":
         return native.dense_tensors(directory)[0]
+    if form != "dense":
+        return formats.dense_tensors(directory)[0]
     return {n: native.as_float32(d, a) for n, (d, a) in native.read_checkpoint(directory).items()}
 
 
-def open_model(directory):
-    return model_of(directory, dense_of(directory))
+def open_model(directory, form="auto"):
+    return model_of(directory, dense_of(directory, form))
 
 
 @torch.no_grad()
@@ -60,24 +85,36 @@ def log_probabilities(model, ids, batch=8):
     return torch.cat([model(part).logits.float().log_softmax(-1) for part in ids.split(batch)])
 
 
-def compare(reference, other, ids):
+def compare(reference, other, ids, batch=8):
     """Both are log probabilities [sequences, length, vocabulary]."""
-    kl = (reference.double().exp() * (reference.double() - other.double())).sum(-1).mean().item()
-    picked = [lp[:, :-1].gather(-1, ids[:, 1:, None]).mean().item() for lp in (reference, other)]
-    same = (reference.argmax(-1) == other.argmax(-1)).float().mean().item()
-    return {"kl": kl, "perplexity_ratio": float(np.exp(picked[0] - picked[1])), "same_top": same}
+    kl, picked, same = [], np.zeros(2), []
+    for a, b, part in zip(reference.split(batch), other.split(batch), ids.split(batch)):
+        kl.append((a.double().exp() * (a.double() - b.double())).sum(-1).flatten())
+        same.append((a.argmax(-1) == b.argmax(-1)).flatten())
+        picked += [lp[:, :-1].double().gather(-1, part[:, 1:, None]).sum().item() for lp in (a, b)]
+    kl, predicted = torch.cat(kl).numpy(), ids.shape[0] * (ids.shape[1] - 1)
+    return {
+        "kl": float(kl.mean()),
+        "kl_median": float(np.median(kl)),
+        "kl_p999": float(np.quantile(kl, 0.999)),
+        "kl_max": float(kl.max()),
+        "perplexity_ratio": float(np.exp((picked[0] - picked[1]) / predicted)),
+        "same_top": torch.cat(same).float().mean().item(),
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reference")
-    parser.add_argument("other")
-    parser.add_argument("--ids", default=SAMPLED)
+    parser.add_argument("original")
+    parser.add_argument("quantized")
+    parser.add_argument("--tokens", default=SAMPLED)
     parser.add_argument("--sequences", type=int)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--format", default="auto", choices=("auto", *FORMATS))
     args = parser.parse_args()
-    ids = token_ids(args.ids, args.sequences)
-    lps = [log_probabilities(open_model(d), ids) for d in (args.reference, args.other)]
-    print(json.dumps(compare(*lps, ids)))
+    ids = token_ids(args.tokens, args.sequences, args.length)
+    models = [open_model(args.original), open_model(args.quantized, args.format)]
+    print(json.dumps(compare(*(log_probabilities(model, ids) for model in models), ids)))
 
 
 if __name__ == "__main__":

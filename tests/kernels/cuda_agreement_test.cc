@@ -148,8 +148,7 @@ TEST(CudaAgreementTest, TheOrderOfThreadsDoesNotMatter) {
            {cuda_on_cpu::Schedule{Order::kForward, 0}, cuda_on_cpu::Schedule{Order::kReverse, 0},
             cuda_on_cpu::Schedule{Order::kRandom, 1}, cuda_on_cpu::Schedule{Order::kRandom, 2},
             cuda_on_cpu::Schedule{Order::kRandom, 3}}) {
-        EXPECT_EQ(
-            Difference(expected, RunBackend(CudaDriver(schedule), matrix.View(), params)), "")
+        EXPECT_EQ(Difference(expected, RunBackend(CudaDriver(schedule), matrix.View(), params)), "")
             << "order " << static_cast<int>(schedule.order) << " seed " << schedule.seed << " "
             << DescribeCase(matrix.View(), params);
       }

@@ -20,18 +20,38 @@ MatrixView Shape(int64_t rows, int64_t cols, WeightDtype dtype = WeightDtype::kB
   return {nullptr, rows, cols, dtype, {}};
 }
 
+size_t LinesBytes(const CudaTensor& tensor, const RowRange& rows) {
+  if (!IsPackedApart(tensor)) return 0;
+  const PackedPiece piece = PieceOf(tensor, rows);
+  return static_cast<size_t>(piece.lines) * piece.line_bytes;
+}
+
 // The bytes of the largest piece of rows that some packed rows read, with their codes.
 size_t LargestEncodePiece(const CudaMemoryPlan& plan, const MatrixView& in) {
   const PackedRows packed = PackedRowsOf(plan.tensor);
+  const int64_t per_row = plan.tensor.groups_per_row;
   size_t largest = 0;
   for (int64_t first = 0; first < packed.rows; first += plan.encode_rows) {
     const int64_t last = std::min(first + plan.encode_rows, packed.rows);
-    size_t bytes = CodesBytes(plan.tensor, last - first);
+    size_t bytes = CodesBytes(plan.tensor, last - first) +
+                   LinesBytes(plan.tensor, {first / per_row, last / per_row});
     for (int s = 0; s < packed.strands; ++s) {
       const RowRange rows = RowsOfStrand(plan.tensor, first, last, s);
-      bytes += WeightsBytes(in.dtype, rows.last - rows.first, in.cols);
+      bytes += WeightsBytes(in, rows.last - rows.first, in.cols);
     }
     largest = std::max(largest, bytes);
+  }
+  return largest;
+}
+
+size_t LargestPanel(const CudaMemoryPlan& plan, const MatrixView& in) {
+  size_t largest = 0;
+  for (int64_t first = 0; first < plan.tensor.tiles; first += plan.panel_tiles) {
+    const int64_t tiles = std::min(plan.panel_tiles, plan.tensor.tiles - first);
+    const PanelExtent extent = ExtentOf(plan.tensor, {first, tiles});
+    largest =
+        std::max(largest, WeightsBytes(in, extent.rows.last - extent.rows.first, extent.cols) +
+                              PanelBytes(plan.tensor, tiles));
   }
   return largest;
 }
@@ -43,20 +63,22 @@ void ExpectFits(const CudaMemoryPlan& plan, const MatrixView& in, size_t arena_b
   EXPECT_GE(plan.panel_tiles, 1);
   EXPECT_LE(plan.panel_tiles, plan.tensor.tiles);
   EXPECT_GE(plan.encode_rows, 1);
-  EXPECT_EQ(plan.moment_rows > 0, AsksKurtosis(plan.tensor.params));
+  if (IsPackedApart(plan.tensor) && plan.encode_rows < PackedRowsOf(plan.tensor).rows) {
+    EXPECT_EQ(plan.encode_rows % (kRowsApart * plan.tensor.groups_per_row), 0);
+  }
+  EXPECT_EQ(plan.moment_rows > 0, HasKurtosisGate(plan.tensor.params));
   EXPECT_GE(plan.arrays_bytes, DeviceArraysBytes(plan.tensor));
-  const size_t workspace_bytes = PanelBytes(plan.tensor, plan.panel_tiles);
-  const int64_t panel_cols = plan.panel_tiles * plan.tensor.group;
   if (plan.resident) {
-    EXPECT_LE(in.SizeBytes() + CodesBytes(plan.tensor, plan.encode_rows) + workspace_bytes,
+    EXPECT_LE(WeightsBytes(in, in.rows, in.cols) + CodesBytes(plan.tensor, plan.encode_rows) +
+                  LinesBytes(plan.tensor, {0, in.rows}) + PanelBytes(plan.tensor, plan.panel_tiles),
               plan.moving_bytes);
     EXPECT_EQ(plan.encode_rows, PackedRowsOf(plan.tensor).rows);
     return;
   }
-  EXPECT_LE(WeightsBytes(in.dtype, in.rows, panel_cols) + workspace_bytes, plan.moving_bytes);
+  EXPECT_LE(LargestPanel(plan, in), plan.moving_bytes);
   EXPECT_LE(LargestEncodePiece(plan, in), plan.moving_bytes);
   if (plan.moment_rows > 0) {
-    EXPECT_LE(WeightsBytes(in.dtype, plan.moment_rows, in.cols) + MomentsBytes(plan.moment_rows),
+    EXPECT_LE(WeightsBytes(in, plan.moment_rows, in.cols) + MomentsBytes(plan.moment_rows),
               plan.moving_bytes);
   }
 }
@@ -88,6 +110,11 @@ QuantParams RandomParams(std::mt19937& random) {
   params.method = random() % 3 ? Method::kSinq : Method::kRtn;
   params.profile = random() % 2 ? Profile::kDefault : Profile::kUpstream;
   params.symmetric = params.bits > 2 && random() % 2;
+  const Layout layouts[] = {
+      Layout::kSinq, Layout::kSinq, Layout::kDense,   Layout::kCompressedTensors,
+      Layout::kAwq,  Layout::kGptq, Layout::kGgufQ4_0};
+  params.layout = layouts[random() % 7];
+  if (random() % 4 == 0) params.tiling = Tiling::k2D;
   return params;
 }
 
@@ -99,7 +126,7 @@ TEST(CudaMemoryPlanTest, EveryPieceOfEveryPlanFits) {
     const MatrixView in = Shape(1 + static_cast<int64_t>(random() % 700),
                                 16 * (1 + static_cast<int64_t>(random() % 60)),
                                 static_cast<WeightDtype>(random() % 4));
-    if (!PlanesOf(params, in.rows, in.cols).ok()) continue;
+    if (!Validate(params).ok() || !PlanesOf(params, in.rows, in.cols).ok()) continue;
     const size_t arena_bytes = (size_t{1} << (14 + random() % 9)) + random() % 10000;
     const size_t limit_bytes = arena_bytes >> random() % 4;
     const absl::StatusOr<CudaMemoryPlan> plan =

@@ -188,10 +188,10 @@ TEST(CudaOnCpuTest, AShapeThatCannotBeLaunchedIsRefused) {
   std::vector<int> out(1);
   EXPECT_EQ(LaunchKernel<Params>(MirrorKernel<true>, {1, 1056, 0}, nullptr, Params{&out}),
             cuda_on_cpu::kInvalidConfiguration);
-  EXPECT_EQ(LaunchKernel<Params>(MirrorKernel<true>,
-                                 {1, 32, static_cast<unsigned>(kMaxSharedBytes) + 16}, nullptr,
-                                 Params{&out}),
-            cuda_on_cpu::kInvalidConfiguration);
+  EXPECT_EQ(
+      LaunchKernel<Params>(MirrorKernel<true>, {1, 32, static_cast<unsigned>(kMaxSharedBytes) + 16},
+                           nullptr, Params{&out}),
+      cuda_on_cpu::kInvalidConfiguration);
 }
 
 }  // namespace

@@ -83,8 +83,7 @@ TEST(CpuOutputErrorTest, AgreesWithAPlainLoop) {
       const OutputError expected = PlainLoop(c, is_balanced);
       EXPECT_NEAR(got->error / expected.error, 1, 1e-12);
       EXPECT_NEAR(got->power / expected.power, 1, 1e-12);
-      EXPECT_GT(got->Relative(), 0.02);
-      EXPECT_LT(got->Relative(), 0.2);
+      EXPECT_NEAR(got->Relative(), std::sqrt(expected.error / expected.power), 1e-12);
     }
   }
 }
