@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up everything on a fresh Debian 12 machine and quantizes a model: installs what is missing, builds, starts
 # sinqd on loopback, submits SOURCE as a job, waits for it, and says where the result is.
-# usage: deploy/quickstart.sh [SOURCE]
+# usage: deploy/quickstart.sh [--cuda] [SOURCE]
+#   --cuda  build with the CUDA backend; where there is no CUDA toolkit, its compiler is installed from PyPI into build/
 #   SOURCE  a model directory (config.json and safetensors) or one .safetensors file;
 #           default: the sample model in tests/data/tiny-llama
 # Running it again is quick and harmless: what is there already is used again.
@@ -15,9 +16,15 @@ listen=127.0.0.1:7461
 say() { printf '%s\n' "$*"; }
 fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 
-usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+cuda=()
 
 resolve_source() {
+  if [ "${1-}" = --cuda ]; then
+    cuda=(-DSINQ_CUDA=ON)
+    shift
+  fi
   case ${1-} in
     -h | --help) usage; exit 0 ;;
     -*) usage >&2; exit 2 ;;
@@ -46,12 +53,28 @@ choose_output() {
   job_file=$work/out/.$name.job
 }
 
+install_cuda_toolkit() {
+  [ ${#cuda[@]} -gt 0 ] || return 0
+  if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then return 0; fi
+  local toolkit=$repo/build/cuda-toolkit list=$repo/deploy/cuda_wheels.txt
+  cmp -s "$list" "$toolkit/installed" && return
+  "$repo/deploy/install_packages.sh" "$repo/deploy/packages_cuda.txt"
+  say "Installing the CUDA compiler into build/cuda-toolkit (about 1 GB) ..."
+  mkdir -p "$work"
+  if ! { python3 -m venv "$toolkit" &&
+         "$toolkit/bin/pip" install --disable-pip-version-check -r "$list"; } >"$work/cuda-toolkit.log" 2>&1; then
+    tail -n 20 "$work/cuda-toolkit.log" >&2
+    fail "installing the CUDA compiler failed; the whole log is $work/cuda-toolkit.log."
+  fi
+  cp "$list" "$toolkit/installed"
+}
+
 build() {
   say "Building sinqd and sinqctl (the first time takes some minutes) ..."
   local log=$work/build.log tests=()
   # Tests stay as they are in a tree that is configured already; a new tree needs no test packages.
   [ -e "$repo/build/release/CMakeCache.txt" ] || tests=(-DSINQ_TESTS=OFF)
-  if ! (cd "$repo" && cmake --preset release "${tests[@]}" &&
+  if ! (cd "$repo" && cmake --preset release "${tests[@]}" "${cuda[@]}" &&
         cmake --build --preset release --target sinqd sinqctl -j "$("$repo/deploy/build_jobs.sh")") >"$log" 2>&1; then
     tail -n 40 "$log" >&2
     fail "the build failed; the whole log is $log."
@@ -168,6 +191,7 @@ tell_result() {
 resolve_source "$@"
 choose_output
 "$repo/deploy/install_packages.sh" "$repo/deploy/packages.txt"
+install_cuda_toolkit
 build
 start_server
 SINQ_SERVER=$(cat "$work/address")

@@ -90,7 +90,7 @@ struct DeviceTileOutcome {
   float imbalance_after = 1;
 };
 
-// What does not fit F16, bits of DeviceSummary::faults.
+// What does not fit the dtype that it is stored as, bits of DeviceSummary::faults.
 enum StoreFault : uint32_t {
   kColumnScaleFault = 1,
   kScaleFault = 2,
@@ -101,7 +101,7 @@ enum StoreFault : uint32_t {
 struct DeviceSummary {
   double moments[4];        // sums of w, w^2, w^3, w^4
   double error, power;      // sums over all groups (README.md section 7)
-  float largest_column;     // largest magnitudes that were to be stored as F16, whatever the fault
+  float largest_column;     // largest magnitudes that were to be stored, whatever the fault
   float largest_scale;
   float largest_zero;
   float column_factor;      // the power of two that moved from the scales to t (section 4)

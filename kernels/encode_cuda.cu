@@ -33,7 +33,8 @@ struct EncodeArguments {
   int bits, word_bytes;
   float lowest, highest;  // clamp range of the rounded value before `offset` is added
   int offset;
-  WeightDtype dense;   // what dense values are stored as
+  bool is_dense;       // values go out, not codes
+  WeightDtype dense;   // what they are stored as
   float largest_dense;
   float levels[16], bounds[15];  // of a codebook
 };
@@ -101,13 +102,12 @@ struct ErrorLanes {
 
 // Where codes go: shifted into words below those of the strands before, or as the values they stand
 // for.
-template <bool kDense>
-__device__ void Put(const CodeAndLevel& coded, float value, int bits, unsigned& word) {
-  word = kDense ? __float_as_uint(value) : word << bits | static_cast<unsigned>(coded.code);
+__device__ void Put(const EncodeArguments& p, int code, float value, unsigned& word) {
+  word = p.is_dense ? __float_as_uint(value) : word << p.bits | static_cast<unsigned>(code);
 }
 
 // This thread's part of a group: into `words` and its lanes.
-template <WeightDtype kDtype, int kGroup, Coding kCoding, bool kDense>
+template <WeightDtype kDtype, int kGroup, Coding kCoding>
 __device__ void EncodeGroup(const EncodeArguments& p, const WeightCursor<kDtype>& weights,
                             const GroupRule& rule, int64_t column, int member, ErrorLanes& lanes,
                             unsigned (&words)[kGroup / 16][4]) {
@@ -124,7 +124,7 @@ __device__ void EncodeGroup(const EncodeArguments& p, const WeightCursor<kDtype>
       const float miss = Sub(value, weight);
       lanes.error[i] = Fma(miss, miss, lanes.error[i]);
       lanes.power[i] = Fma(weight, weight, lanes.power[i]);
-      Put<kDense>(coded, value, p.bits, words[c][i]);
+      Put(p, coded.code, value, words[c][i]);
     }
   }
 }
@@ -169,7 +169,7 @@ __device__ void StoreDense(const EncodeArguments& p, const unsigned (&words)[kGr
   }
 }
 
-template <WeightDtype kDtype, int kGroup, Coding kCoding, bool kDense>
+template <WeightDtype kDtype, int kGroup, Coding kCoding>
 __device__ void EncodePackedRow(const EncodeArguments& p, int64_t q) {
   const int member = LaneInWarp() % kQuadThreads;
   const bool present = q < p.range.last;
@@ -185,8 +185,8 @@ __device__ void EncodePackedRow(const EncodeArguments& p, int64_t q) {
       const int64_t column =
           p.square_rows == 0 ? col : Quotient(row, p.square_rows) * p.cols + col;
       const WeightCursor<kDtype> weights(p.range.strands[strand], row, col);
-      EncodeGroup<kDtype, kGroup, kCoding, kDense>(
-          p, weights, RuleOf<IsUpstream(kCoding)>(p.arrays, e), column, member, lanes, words);
+      EncodeGroup<kDtype, kGroup, kCoding>(p, weights, RuleOf<IsUpstream(kCoding)>(p.arrays, e),
+                                           column, member, lanes, words);
     } else {
       for (auto& four : words) {
         for (unsigned& word : four) word <<= p.bits;
@@ -200,19 +200,19 @@ __device__ void EncodePackedRow(const EncodeArguments& p, int64_t q) {
   if (!present) return;
   char* out = static_cast<char*>(p.range.codes) +
               (q - p.range.first) * static_cast<int64_t>(p.packed.row_bytes);
-  if constexpr (kDense) {
+  if (p.is_dense) {
     StoreDense<kGroup>(p, words, member, out);
   } else {
     StoreWords<kGroup>(words, p.word_bytes, member, out);
   }
 }
 
-template <WeightDtype kDtype, int kGroup, Coding kCoding, bool kDense>
+template <WeightDtype kDtype, int kGroup, Coding kCoding>
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads) EncodeKernel(EncodeArguments p) {
   const int64_t rows = p.range.last - p.range.first;
   const int64_t warps = (rows + kQuadsPerWarp - 1) / kQuadsPerWarp;
   for (int64_t warp = GlobalWarp(); warp < warps; warp += GlobalWarps()) {
-    EncodePackedRow<kDtype, kGroup, kCoding, kDense>(
+    EncodePackedRow<kDtype, kGroup, kCoding>(
         p, p.range.first + warp * kQuadsPerWarp + LaneInWarp() / kQuadThreads);
   }
 }
@@ -238,6 +238,7 @@ EncodeArguments ParamsOf(const CudaTensor& tensor, const EncodeRange& range,
   p.bits = bits;
   p.word_bytes = IsPackedApart(tensor) ? 1 : PackingFor(bits).word_bytes;
   p.highest = static_cast<float>((1 << bits) - 1);
+  p.is_dense = tensor.params.layout == Layout::kDense;
   p.dense = tensor.dense;
   p.largest_dense = LargestDense(tensor.dense);
   const Codebook book = CodebookOf(RoundingOf(tensor.params.method));
@@ -286,13 +287,11 @@ int LaunchEncode(const CudaTensor& tensor, const EncodeRange& range, const Devic
   const EncodeArguments p = ParamsOf(tensor, range, arrays);
   const LaunchShape shape = WarpPerUnit(
       (range.last - range.first + kQuadsPerWarp - 1) / kQuadsPerWarp, kWarpsPerBlock, 0);
-  const bool dense = tensor.params.layout == Layout::kDense;
   return ForDtype(range.strands[0].dtype, [&](auto dtype) {
     return ForGroup(tensor.group, [&](auto group) {
       return ForCoding(CodingOf(tensor), [&](auto coding) {
-        const auto kernel = dense ? EncodeKernel<dtype.value, group.value, coding.value, true>
-                                  : EncodeKernel<dtype.value, group.value, coding.value, false>;
-        return LaunchKernel(kernel, shape, stream, p);
+        return LaunchKernel(EncodeKernel<dtype.value, group.value, coding.value>, shape, stream,
+                            p);
       });
     });
   });

@@ -24,6 +24,10 @@ done
 no_grpc=(base_test job_test source_test sink_test export_test plan_test worker_test scheduler_test
   golden_test backend_agreement_test quality_test)
 
+# Those that execute device code as fibers, which ThreadSanitizer does not know, and the host side of the CUDA backend.
+cuda_on_cpu=(backend_cuda_test cuda_agreement_test cuda_methods_test cuda_memory_plan_test cuda_staging_test
+  fake_cuda_runtime_test output_error_test)
+
 passed=0 failed=0 skipped=0
 logs=$repo/build/test-logs
 mkdir -p "$logs"
@@ -151,7 +155,7 @@ else
   broken "sinqd and sinqctl were not built: no end-to-end and no interop tests"
 fi
 heading "build (clang, with thread-safety analysis)"
-configure_and_build clang -DSINQ_TESTS=OFF -- sinqd sinqctl && add 1 0 && echo "1 passed"
+configure_and_build clang -DSINQ_TESTS=OFF -- sinqd sinqctl sinq_cuda_host && add 1 0 && echo "1 passed"
 if $sanitizers; then
   sanitizer_preset asan
   # Not those with gRPC inside: the packaged libraries are not instrumented, so that every hand-over in them looks like
@@ -159,6 +163,6 @@ if $sanitizers; then
   sanitizer_preset tsan "${no_grpc[@]}"
 else
   # What reads hostile bytes or does pointer arithmetic.
-  sanitizer_preset asan "${no_grpc[@]}"
+  sanitizer_preset asan "${no_grpc[@]}" "${cuda_on_cpu[@]}"
 fi
 finish
