@@ -168,6 +168,11 @@ absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const Planne
                     stats->imbalance_after,
                     stats->mean_rounds,
                     {}};
+  record.balanced_error = stats->balanced_error;
+  record.cosine = stats->cosine;
+  record.max_abs_error = stats->max_abs_error;
+  // Only profile upstream asks for it; no tensor has a kurtosis of 0.
+  if (stats->kurtosis != 0) record.kurtosis = stats->kurtosis;
   status = WritePlanes(context, tensor, planes, record);
   if (!status.ok()) return status;
   return record;

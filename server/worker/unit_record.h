@@ -4,6 +4,7 @@
 #define SINQ_SERVER_WORKER_UNIT_RECORD_H_
 
 #include <array>
+#include <optional>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,6 +22,8 @@ struct UnitRecord {
   double imbalance_before = 0, imbalance_after = 0;
   double mean_rounds = 0;
   std::vector<int8_t> column_codes;  // only of Phase::kMeasure: kernels::ColumnCodes, by column
+  // As kernels::TensorStats has them: absent where the backend does not take them.
+  std::optional<double> balanced_error = {}, cosine = {}, max_abs_error = {}, kurtosis = {};
 };
 
 // Numbers survive the round trip exactly. A measurement has its codes alone, in base64.
