@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,10 @@ inline constexpr int kMaxRounds = 16;
 // Figures of one tensor; deterministic like the bytes (README.md section 7).
 struct TensorStats {
   double relative_error = 0;                              // ||W' - W|| / ||W||
+  // Absent where a backend does not take them. The first two are over every eighth row.
+  std::optional<double> balanced_error;  // relative_error of W / t, as it was coded
+  std::optional<double> cosine;          // of W' and W; 0 if one of them is 0
+  std::optional<double> max_abs_error;   // of one weight
   double imbalance_before = 0;                            // largest over tiles
   double imbalance_after = 0;                             // largest over tiles
   double mean_rounds = 0;                                 // over tiles

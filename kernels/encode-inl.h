@@ -19,9 +19,49 @@ HWY_BEFORE_NAMESPACE();
 namespace sinq::kernels {
 namespace HWY_NAMESPACE {
 
+// Sums of 16 groups, lane by lane, in the order error, power, overlap, balanced error, balanced
+// power.
 struct ErrorPartials {
-  HWY_ALIGN float error[kVirtualLanes * kVirtualLanes];
-  HWY_ALIGN float power[kVirtualLanes * kVirtualLanes];
+  static constexpr size_t kPlainSums = 2, kCloseSums = 5;
+  HWY_ALIGN float sums[kCloseSums][kVirtualLanes * kVirtualLanes];
+  VF largest;
+};
+
+// The sums of one group, still in the lanes. kClose: all of them, else the first two.
+template <bool kClose>
+class ErrorLanes {
+ public:
+  HWY_INLINE ErrorLanes() {
+    for (auto& sum : sums_) std::fill_n(sum, kParts, hn::Zero(DF()));
+  }
+  // `balanced` is the weight in the space in which it was coded, `level` what the code stands for
+  // there.
+  HWY_INLINE void Add(size_t part, VF weight, VF value, VF balanced, VF level) {
+    const VF miss = hn::Sub(value, weight);
+    sums_[0][part] = Fma(miss, miss, sums_[0][part]);
+    sums_[1][part] = Fma(weight, weight, sums_[1][part]);
+    largest_ = hn::Max(largest_, hn::Abs(miss));
+    if constexpr (kClose) {
+      const VF balanced_miss = hn::Sub(level, balanced);
+      sums_[2][part] = Fma(miss, weight, sums_[2][part]);
+      sums_[3][part] = Fma(balanced_miss, balanced_miss, sums_[3][part]);
+      sums_[4][part] = Fma(balanced, balanced, sums_[4][part]);
+    }
+  }
+  HWY_INLINE void Store(size_t slot, ErrorPartials& partials) const {
+    for (size_t sum = 0; sum < kSums; ++sum) {
+      for (size_t part = 0; part < kParts; ++part) {
+        hn::Store(sums_[sum][part], DF(),
+                  partials.sums[sum] + slot * kVirtualLanes + part * kLanes);
+      }
+    }
+    partials.largest = hn::Max(partials.largest, largest_);
+  }
+
+ private:
+  static constexpr size_t kSums = kClose ? ErrorPartials::kCloseSums : ErrorPartials::kPlainSums;
+  VF sums_[kSums][kParts];
+  VF largest_ = hn::Zero(DF());
 };
 
 constexpr bool IsDivided(Coding coding) {
@@ -76,43 +116,31 @@ class GroupCoder {
   const BookLevels book_;
 };
 
-HWY_INLINE void StorePartials(const VF* error, const VF* power, size_t slot,
-                              ErrorPartials& partials) {
-  const DF d;
-  for (size_t part = 0; part < kParts; ++part) {
-    hn::Store(error[part], d, partials.error + slot * kVirtualLanes + part * kLanes);
-    hn::Store(power[part], d, partials.power + slot * kVirtualLanes + part * kLanes);
-  }
-}
-
 // Where a group lies: `column` is the place of its factors in the column arrays.
 struct GroupPlace {
   size_t e, slot, column;
 };
 
 // Hands the group's codes and values to `sink` and leaves its error sums in the lanes of a slot.
-template <Coding kCoding, class T, class Sink>
+template <Coding kCoding, bool kClose, class T, class Sink>
 HWY_INLINE void EncodeGroup(const T* HWY_RESTRICT w, const EncodeParams& p, const GroupPlace& place,
                             ErrorPartials& partials, const Sink& sink) {
   const DF d;
   const GroupCoder<kCoding> coder(p, place.e);
-  VF error[kParts], power[kParts];
-  for (size_t i = 0; i < kParts; ++i) error[i] = power[i] = hn::Zero(d);
+  ErrorLanes<kClose> errors;
   for (int k = 0; k < p.group; k += kVirtualLanes) {
     for (size_t part = 0; part < kParts; ++part) {
       const size_t at = static_cast<size_t>(k) + part * kLanes;
       const VF weight = LoadWeights(d, w + at);
-      const CodeAndLevel coded =
-          coder.Code(hn::Mul(weight, hn::LoadU(d, p.column + place.column + at)));
-      const VF value =
-          hn::Mul(coder.Value(coded.level), hn::LoadU(d, p.stored_column + place.column + at));
-      const VF miss = hn::Sub(value, weight);
-      error[part] = Fma(miss, miss, error[part]);
-      power[part] = Fma(weight, weight, power[part]);
+      const VF y = hn::Mul(weight, hn::LoadU(d, p.column + place.column + at));
+      const CodeAndLevel coded = coder.Code(y);
+      const VF level = coder.Value(coded.level);
+      const VF value = hn::Mul(level, hn::LoadU(d, p.stored_column + place.column + at));
+      errors.Add(part, weight, value, y, level);
       sink(at, coded.code, value);
     }
   }
-  StorePartials(error, power, place.slot, partials);
+  errors.Store(place.slot, partials);
 }
 
 // The same through the Hadamard transform.
@@ -128,19 +156,16 @@ HWY_INLINE void EncodeTransformed(const float* HWY_RESTRICT w, const EncodeParam
   for (int k = 0; k < p.group; k += static_cast<int>(kLanes))
     hn::Store(coder.Value(coder.Code(hn::Load(d, y + k)).level), d, y + k);
   TransformGroup(y, p.group);
-  VF error[kParts], power[kParts];
-  for (size_t i = 0; i < kParts; ++i) error[i] = power[i] = hn::Zero(d);
+  ErrorLanes<true> errors;
   for (int k = 0; k < p.group; k += kVirtualLanes) {
     for (size_t part = 0; part < kParts; ++part) {
       const size_t at = static_cast<size_t>(k) + part * kLanes;
       const VF weight = hn::LoadU(d, w + at), value = hn::Load(d, y + at);
-      const VF miss = hn::Sub(value, weight);
-      error[part] = Fma(miss, miss, error[part]);
-      power[part] = Fma(weight, weight, power[part]);
+      errors.Add(part, weight, value, weight, value);
       sink(at, value, value);
     }
   }
-  StorePartials(error, power, place.slot, partials);
+  errors.Store(place.slot, partials);
 }
 
 template <Coding kCoding, bool kIsBf16, class Sink>
@@ -148,13 +173,21 @@ HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64
                               const GroupPlace& place, ErrorPartials& partials, const Sink& sink) {
   if constexpr (kIsBf16 && kCoding != Coding::kHadamard) {
     HWY_ALIGN uint16_t copy[kMaxGroup];
-    return EncodeGroup<kCoding>(Bf16Row(in, row, col, p.group, copy), p, place, partials, sink);
+    const uint16_t* const bits = Bf16Row(in, row, col, p.group, copy);
+    if (IsCloseRow(row)) return EncodeGroup<kCoding, true>(bits, p, place, partials, sink);
+    return EncodeGroup<kCoding, false>(bits, p, place, partials, sink);
   }
   HWY_ALIGN float values[kMaxGroup];
   WidenRow(in, row, col, p.group, values);
   if constexpr (kCoding == Coding::kHadamard)
     return EncodeTransformed(values, p, place, partials, sink);
-  EncodeGroup<kCoding>(values, p, place, partials, sink);
+  if (IsCloseRow(row)) return EncodeGroup<kCoding, true>(values, p, place, partials, sink);
+  EncodeGroup<kCoding, false>(values, p, place, partials, sink);
+}
+
+HWY_INLINE bool HasCloseRow(int64_t first, int64_t last) {
+  while (first <= last && !IsCloseRow(first)) ++first;
+  return first <= last;
 }
 
 // Groups base .. base + count, at most 16; body(i, row, col, place, partials) codes the i-th.
@@ -163,8 +196,11 @@ template <class Body>
 HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t base,
                             int64_t count, const RowOrder& order, const Body& body) {
   const int64_t groups_per_row = in.cols / p.group;
+  const bool close = HasCloseRow(base / groups_per_row, (base + count - 1) / groups_per_row);
+  const size_t sums_taken = close ? ErrorPartials::kCloseSums : ErrorPartials::kPlainSums;
   ErrorPartials partials;
-  std::memset(&partials, 0, sizeof(partials));
+  std::memset(partials.sums, 0, sums_taken * sizeof(partials.sums[0]));
+  partials.largest = hn::Zero(DF());
   for (int64_t i = 0; i < count; ++i) {
     const int64_t e = base + i, row = e / groups_per_row;
     const int64_t col = (e - row * groups_per_row) * p.group;
@@ -172,11 +208,14 @@ HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t
     body(i, row, col,
          GroupPlace{static_cast<size_t>(e), order.slot[i], static_cast<size_t>(column)}, partials);
   }
-  HWY_ALIGN float error[kVirtualLanes], power[kVirtualLanes];
-  ReduceRows(partials.error, error);
-  ReduceRows(partials.power, power);
-  std::copy_n(error, count, p.error + base);
-  std::copy_n(power, count, p.power + base);
+  float* const sums[ErrorPartials::kCloseSums] = {
+      p.sums.error, p.sums.power, p.sums.overlap, p.sums.balanced_error, p.sums.balanced_power};
+  for (size_t sum = 0; sum < sums_taken; ++sum) {
+    HWY_ALIGN float totals[kVirtualLanes];
+    ReduceRows(partials.sums[sum], totals);
+    std::copy_n(totals, count, sums[sum] + base);
+  }
+  std::fill_n(p.sums.largest + base, count, hn::GetLane(hn::MaxOfLanes(DF(), partials.largest)));
 }
 
 // Shifts codes into words.

@@ -5,6 +5,7 @@
 
 #include "kernels/aux.h"
 #include "kernels/codebook.h"
+#include "kernels/error_figures.h"
 #include "kernels/kurtosis.h"
 #include "kernels/non_finite.h"
 
@@ -45,7 +46,10 @@ PassContext WithoutSlots(PassContext context) {
 void TensorArrays::Take(Arena& arena, int64_t columns, int64_t groups, bool upstream) {
   column = arena.Floats(columns);
   inverse_column = arena.Floats(columns);
-  for (float** array : {&scale, &zero, &error, &power}) *array = arena.Floats(groups);
+  for (float** array : {&scale, &zero, &sums.error, &sums.power, &sums.overlap,
+                        &sums.balanced_error, &sums.balanced_power, &sums.largest}) {
+    *array = arena.Floats(groups);
+  }
   if (!upstream) return;
   for (float** array : {&exact_scale, &exact_zero, &row_factor}) *array = arena.Floats(groups);
 }
@@ -294,9 +298,9 @@ void QuantizeJob::ToRowOrder() {
     if (array == nullptr) continue;
     for (float* block = array; block < array + grid_.group_count(); block += side * tiles) {
       for (int64_t j = 0; j < tiles; ++j) {
-        for (int64_t i = 0; i < side; ++i) arrays_.error[i * tiles + j] = block[j * side + i];
+        for (int64_t i = 0; i < side; ++i) arrays_.sums.error[i * tiles + j] = block[j * side + i];
       }
-      std::copy_n(arrays_.error, side * tiles, block);
+      std::copy_n(arrays_.sums.error, side * tiles, block);
     }
   }
 }
@@ -329,8 +333,7 @@ EncodeParams QuantizeJob::MakeEncodeParams() const {
   p.stored_scale = arrays_.scale;
   p.stored_zero = arrays_.zero;
   p.stored_column = arrays_.column;
-  p.error = arrays_.error;
-  p.power = arrays_.power;
+  p.sums = arrays_.sums;
   return p;
 }
 
@@ -375,20 +378,35 @@ absl::Status QuantizeJob::EncodeForeign(const PassContext& context, const Encode
   });
 }
 
+// README.md section 7.
 void QuantizeJob::SumErrors() {
+  const ErrorSums& sums = arrays_.sums;
   const int64_t tiles = grid_.groups_per_row();
-  double error = 0, power = 0;
+  ErrorTotals totals;
   for (int64_t first = 0; first < in_.rows; first += kRowBlock) {
     const int64_t last = std::min<int64_t>(in_.rows, first + kRowBlock) * tiles;
     double block_error = 0, block_power = 0;
     for (int64_t e = first * tiles; e < last; ++e) {
-      block_error += arrays_.error[e];
-      block_power += arrays_.power[e];
+      block_error += static_cast<double>(sums.error[e]);
+      block_power += static_cast<double>(sums.power[e]);
     }
-    error += block_error;
-    power += block_power;
+    totals.error += block_error;
+    totals.power += block_power;
   }
-  stats_.relative_error = power == 0 ? 0 : std::sqrt(error / power);
+  for (int64_t i = 0; i < in_.rows; ++i) {
+    if (!IsCloseRow(i)) continue;
+    for (int64_t e = i * tiles; e < (i + 1) * tiles; ++e) {
+      totals.close_error += static_cast<double>(sums.error[e]);
+      totals.close_power += static_cast<double>(sums.power[e]);
+      totals.overlap += static_cast<double>(sums.overlap[e]);
+      totals.balanced_error += static_cast<double>(sums.balanced_error[e]);
+      totals.balanced_power += static_cast<double>(sums.balanced_power[e]);
+    }
+  }
+  SetErrorFigures(totals, stats_);
+  float smallest, largest;
+  ops_.extremes(sums.largest, grid_.group_count(), &smallest, &largest);
+  stats_.max_abs_error = largest;
 }
 
 }  // namespace sinq::kernels

@@ -20,8 +20,7 @@ struct TensorArrays {
   float* inverse_column = nullptr;  // factors of w for the final codes
   float* scale = nullptr;           // [M] s * r (upstream) or s, then what is stored
   float* zero = nullptr;            // [M]
-  float* error = nullptr;           // [M]
-  float* power = nullptr;           // [M]
+  ErrorSums sums;
   // Profile upstream only: the unrounded values that its codes are made with.
   float* exact_scale = nullptr;  // [M]
   float* exact_zero = nullptr;   // [M]

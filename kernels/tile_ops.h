@@ -98,6 +98,20 @@ enum class Coding : uint8_t {
 };
 
 // Final codes of one tensor from stored values (profile default) or from the exact ones (upstream).
+// Sums over each group that the figures of a tensor are made of (README.md section 7), each [M].
+struct ErrorSums {
+  float* error = nullptr;  // (w' - w)^2
+  float* power = nullptr;  // w^2
+  // Not a sum: the largest |w' - w| of the group and some neighbours.
+  float* largest = nullptr;
+  // Only of rows that are looked at closely (IsCloseRow), unspecified elsewhere.
+  float* overlap = nullptr;         // (w' - w)*w
+  float* balanced_error = nullptr;  // the first two in the space in which w was coded
+  float* balanced_power = nullptr;
+};
+// Rows that the dearer figures are taken from.
+constexpr bool IsCloseRow(int64_t row) { return row % 8 == 0; }
+
 struct EncodeParams {
   Coding coding = Coding::kStored;
   int bits = 4;
@@ -115,8 +129,7 @@ struct EncodeParams {
   const float* stored_scale = nullptr;
   const float* stored_zero = nullptr;
   const float* stored_column = nullptr;
-  float* error = nullptr;  // [M] sums of (w' - w)^2
-  float* power = nullptr;  // [M] sums of w^2
+  ErrorSums sums;
 };
 
 // One candidate of the activation-aware search on 32 rows (README.md section 10).

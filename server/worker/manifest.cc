@@ -42,6 +42,10 @@ ordered_json TensorEntry(const PlannedTensor& tensor,
     entry["method"] = std::string(kernels::MethodName(tensor.params.method));
     entry["symmetric"] = tensor.params.symmetric;
     entry["relative_error"] = record.relative_error;
+    if (record.balanced_error) entry["balanced_error"] = *record.balanced_error;
+    if (record.cosine) entry["cosine"] = *record.cosine;
+    if (record.max_abs_error) entry["max_abs_error"] = *record.max_abs_error;
+    if (record.kurtosis) entry["kurtosis"] = *record.kurtosis;
     entry["imbalance_before"] = record.imbalance_before;
     entry["imbalance_after"] = record.imbalance_after;
     entry["rounds"] = record.mean_rounds;

@@ -223,6 +223,11 @@ absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTe
                     stats.imbalance_before,
                     stats.imbalance_after,
                     stats.mean_rounds};
+  record.balanced_error = stats.balanced_error;
+  record.cosine = stats.cosine;
+  record.max_abs_error = stats.max_abs_error;
+  // Only profile upstream asks for it; no tensor has a kurtosis of 0.
+  if (stats.kurtosis != 0) record.kurtosis = stats.kurtosis;
   const absl::Status status =
       WritePlanes(context, tensor, PlanesOfUnit(tensor, memory, &scratch), record);
   if (!status.ok()) return status;

@@ -9,6 +9,15 @@ using nlohmann::json;
 
 namespace {
 
+struct OptionalFigure {
+  const char* key;
+  std::optional<double> UnitRecord::*member;
+};
+constexpr OptionalFigure kOptionalFigures[] = {{"balanced_error", &UnitRecord::balanced_error},
+                                               {"cosine", &UnitRecord::cosine},
+                                               {"max_abs_error", &UnitRecord::max_abs_error},
+                                               {"kurtosis", &UnitRecord::kurtosis}};
+
 absl::Status Damaged() {
   return absl::DataLossError(
       "a finished tensor's record in the job store is damaged; delete the job and submit again");
@@ -40,6 +49,9 @@ std::string UnitRecordToJson(const UnitRecord& record) {
     out["imbalance_before"] = record.imbalance_before;
     out["imbalance_after"] = record.imbalance_after;
     out["mean_rounds"] = record.mean_rounds;
+    for (const OptionalFigure& figure : kOptionalFigures) {
+      if (record.*figure.member) out[figure.key] = *(record.*figure.member);
+    }
   }
   return out.dump();
 }
@@ -65,6 +77,10 @@ absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view text) {
   record.imbalance_before = number("imbalance_before");
   record.imbalance_after = number("imbalance_after");
   record.mean_rounds = number("mean_rounds");
+  for (const OptionalFigure& figure : kOptionalFigures) {
+    const auto found = in.find(figure.key);
+    if (found != in.end() && found->is_number()) record.*figure.member = found->get<double>();
+  }
   return record;
 }
 

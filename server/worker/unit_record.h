@@ -4,6 +4,7 @@
 #define SINQ_SERVER_WORKER_UNIT_RECORD_H_
 
 #include <array>
+#include <optional>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ struct UnitRecord {
   double mean_rounds = 0;
   // Only of Phase::kMeasure: kernels::ColumnCodes, by column.
   std::vector<int8_t> column_codes = {};
+  // As kernels::TensorStats has them: absent where the backend does not take them.
+  std::optional<double> balanced_error = {}, cosine = {}, max_abs_error = {}, kurtosis = {};
 };
 
 // Numbers survive the round trip exactly. A measurement has its codes alone, in base64.

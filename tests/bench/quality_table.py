@@ -27,7 +27,7 @@ import native  # noqa: E402
 import quality  # noqa: E402
 from harness import SAMPLE, Server, workspace  # noqa: E402
 
-# name, flags; "{aux}" stands for the storage that goes with the same bits as the authors'.
+# Our ways: name and flags of sinqctl submit. The folded ones need layers before and after, so a language model.
 OURS = [
     ("RTN", ["--method", "rtn"]),
     ("HQQ", ["--method", "hqq"]),
@@ -38,9 +38,9 @@ OURS = [
     ("default, symmetric", ["--symmetric"]),
 ]
 FOLDED = [
-    ("folded, symmetric, compressed-tensors", ["--format", "compressed-tensors", "--fold", "on", "--symmetric"]),
-    ("folded, asymmetric, compressed-tensors", ["--format", "compressed-tensors", "--fold", "on"]),
-    ("unfolded, symmetric, compressed-tensors", ["--format", "compressed-tensors", "--fold", "off", "--symmetric"]),
+    ("compressed-tensors, folded, symmetric", ["--format", "compressed-tensors", "--symmetric"]),
+    ("compressed-tensors, folded, asymmetric", ["--format", "compressed-tensors", "--asymmetric"]),
+    ("compressed-tensors, not folded, symmetric", ["--format", "compressed-tensors", "--symmetric", "--fold", "off"]),
 ]
 BASELINE = "authors, SINQ"
 THEIRS = [("authors, RTN", "rtn"), ("authors, HQQ", "hqq"), ("authors, SINQ + HQQ", "sinq_hqq"), (BASELINE, "sinq")]

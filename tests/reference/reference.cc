@@ -90,6 +90,7 @@ class Work {
     Dequantize();
     Write(in.dtype);
     SumErrors();
+    SumCloseRows();
     return out_;
   }
 
@@ -404,6 +405,58 @@ class Work {
       block_error = block_power = 0;
     }
     out_.stats.relative_error = power == 0 ? 0 : std::sqrt(error / power);
+  }
+
+  // Sum over one group of term(a, at), the accumulator a and the place of the value.
+  template <class Term>
+  double GroupSum(int64_t i, int64_t j, const Term& term) const {
+    const size_t first = At(i, j * out_.group);
+    return static_cast<double>(LaneSum(
+        out_.group, [&](float a, int k) { return term(a, first + static_cast<size_t>(k)); }));
+  }
+
+  float Miss(size_t at) const { return out_.dequantized[at] - out_.w[at]; }
+
+  // What is coded, and what the code stands for.
+  std::pair<float, float> Balanced(int64_t i, int64_t j, size_t at) const {
+    if (is_hadamard()) return {out_.w[at], out_.dequantized[at]};
+    const size_t column = ColumnAt(i, static_cast<int64_t>(at) % out_.cols);
+    const float t = upstream() ? out_.t[column] : out_.stored_t[column];
+    const float level = LevelOf(out_.codes[at], rounding());
+    return {out_.w[at] * Rcp(t),
+            (level - out_.stored_zero[E(i, j)]) * out_.stored_scale[E(i, j)]};
+  }
+
+  void SumCloseRows() {
+    double error = 0, power = 0, overlap = 0, balanced_error = 0, balanced_power = 0;
+    for (int64_t i = 0; i < out_.rows; i += 8) {
+      for (int64_t j = 0; j < groups_per_row_; ++j) {
+        error += GroupSum(i, j, [&](float a, size_t at) {
+          return std::fma(Miss(at), Miss(at), a);
+        });
+        power += GroupSum(i, j, [&](float a, size_t at) {
+          return std::fma(out_.w[at], out_.w[at], a);
+        });
+        overlap += GroupSum(i, j, [&](float a, size_t at) {
+          return std::fma(Miss(at), out_.w[at], a);
+        });
+        balanced_error += GroupSum(i, j, [&](float a, size_t at) {
+          const auto [y, h] = Balanced(i, j, at);
+          return std::fma(h - y, h - y, a);
+        });
+        balanced_power += GroupSum(i, j, [&](float a, size_t at) {
+          const float y = Balanced(i, j, at).first;
+          return std::fma(y, y, a);
+        });
+      }
+    }
+    out_.stats.balanced_error =
+        balanced_power == 0 ? 0 : std::sqrt(balanced_error / balanced_power);
+    const double product = power * (power + 2 * overlap + error);
+    out_.stats.cosine = product > 0 ? (power + overlap) / std::sqrt(product) : 0;
+    float largest = 0;
+    for (size_t at = 0; at < out_.w.size(); ++at) largest = std::max(largest, std::abs(Miss(at)));
+    out_.stats.max_abs_error = largest;
   }
 
   QuantParams params_;  // aux is effective; the gate may change the method

@@ -36,9 +36,20 @@ PlaneDtype DenseDtypeOf(WeightDtype dtype) {
 
 bool Same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
+// Figures that one of the backends does not take are not compared.
+bool SameIfBoth(const std::optional<double>& a, const std::optional<double>& b) {
+  return !a || !b || Same(*a, *b);
+}
+
 std::string StatsDifference(const TensorStats& a, const TensorStats& b) {
   if (!Same(a.relative_error, b.relative_error))
     return absl::StrCat("relative_error ", a.relative_error, " != ", b.relative_error);
+  if (!SameIfBoth(a.balanced_error, b.balanced_error))
+    return absl::StrCat("balanced_error ", *a.balanced_error, " != ", *b.balanced_error);
+  if (!SameIfBoth(a.cosine, b.cosine))
+    return absl::StrCat("cosine ", *a.cosine, " != ", *b.cosine);
+  if (!SameIfBoth(a.max_abs_error, b.max_abs_error))
+    return absl::StrCat("max_abs_error ", *a.max_abs_error, " != ", *b.max_abs_error);
   if (!Same(a.imbalance_before, b.imbalance_before))
     return absl::StrCat("imbalance_before ", a.imbalance_before, " != ", b.imbalance_before);
   if (!Same(a.imbalance_after, b.imbalance_after))

@@ -18,6 +18,18 @@ TEST(UnitRecordTest, NumbersSurviveTheRoundTripExactly) {
   EXPECT_EQ(back->mean_rounds, record.mean_rounds);
 }
 
+TEST(UnitRecordTest, FiguresThatABackendDoesNotTakeStayAbsent) {
+  UnitRecord record{"ab", {"c"}, true, 0.1, 2, 1, 4};
+  record.cosine = 0.99612345678901234;
+  record.kurtosis = 3.5;
+  const auto back = UnitRecordFromJson(UnitRecordToJson(record));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->cosine, record.cosine);
+  EXPECT_EQ(back->kurtosis, 3.5);
+  EXPECT_FALSE(back->balanced_error);
+  EXPECT_FALSE(back->max_abs_error);
+}
+
 TEST(UnitRecordTest, ACopiedTensorHasNoFigures) {
   const auto back = UnitRecordFromJson(UnitRecordToJson({"ab", {"ab"}, false, 0, 0, 0, 0}));
   ASSERT_TRUE(back.ok());
