@@ -14,9 +14,8 @@ std::map<std::string, OutputFormat> OutputFormats() {
           {"name", OutputFormat::kName}};
 }
 
-// Values that this client checks itself; the server knows the methods and formats.
-const std::vector<std::string> kBits = {"2", "3", "4", "5", "6", "8"};
-const std::vector<std::string> kGroupSizes = {"32", "64", "128"};
+// What a value may be, the server says: it knows the methods and formats, and tells all that is
+// wrong at once.
 
 // Of jobs and of streamed tensors.
 void AddTensorOptions(CLI::App& command, RecipeFlags& recipe) {
@@ -25,7 +24,6 @@ void AddTensorOptions(CLI::App& command, RecipeFlags& recipe) {
   command
       .add_option("--group-size", recipe.group_size,
                   "weights that share one scale: 32, 64 (default) or 128")
-      ->check(CLI::IsMember(kGroupSizes))
       ->type_name("N");
   CLI::Option* symmetric = command.add_flag_callback(
       "--symmetric", [&recipe] { recipe.symmetric = true; }, "no zero points");
@@ -39,8 +37,7 @@ void AddTensorOptions(CLI::App& command, RecipeFlags& recipe) {
   command.add_option("--aux", recipe.aux,
                      "storage of scales and zeros: u8, f16, bf16 or f32 (default: what suits the "
                      "format)");
-  command.add_option("--tiling", recipe.tiling, "blocks that are balanced: 1D (default) or 2D")
-      ->check(CLI::IsMember({"1D", "2D"}));
+  command.add_option("--tiling", recipe.tiling, "blocks that are balanced: 1D (default) or 2D");
   // allow_extra_args(false): one value per option, so that a positional argument may follow.
   command
       .add_option("--include", recipe.include,
@@ -55,14 +52,11 @@ void AddTensorOptions(CLI::App& command, RecipeFlags& recipe) {
 }
 
 void AddBits(CLI::App& command, RecipeFlags& recipe, bool with_auto) {
-  std::vector<std::string> allowed = kBits;
-  if (with_auto) allowed.push_back("auto");
   command
       .add_option("--bits", recipe.bits,
                   with_auto ? "bits per weight: 2, 3, 4 (default), 5, 6, 8, or auto to choose them "
                               "for each layer under a target"
                             : "bits per weight: 2, 3, 4 (default), 5, 6 or 8")
-      ->check(CLI::IsMember(allowed))
       ->type_name(with_auto ? "N|auto" : "N");
 }
 
@@ -86,11 +80,10 @@ void AddJobOptions(CLI::App& command, RecipeFlags& recipe) {
   command.add_option("--format", recipe.format,
                      "output format (default " SINQ_DEFAULT_FORMAT
                      "); sinqctl capabilities shows all");
-  command
-      .add_option("--fold", recipe.fold,
-                  "auto (default): fold column scales that the format cannot store into the layers "
-                  "before; off: do without them")
-      ->check(CLI::IsMember({"auto", "off"}));
+  command.add_option(
+      "--fold", recipe.fold,
+      "auto (default): fold column scales that the format cannot store into the layers "
+      "before; off: do without them");
   command
       .add_option("--activations", recipe.activations,
                   "a .safetensors file of layer inputs on the server's machine, for asinq and awq")

@@ -56,7 +56,11 @@ absl::Status SetWidths(const RecipeFlags& flags, v1::Recipe& recipe) {
   }
   if (has_target || flags.bits == "auto") recipe.clear_bits();
   int bits = 0;
-  if (is_number && absl::SimpleAtoi(flags.bits, &bits)) recipe.set_bits(bits);
+  if (is_number && (!absl::SimpleAtoi(flags.bits, &bits) || bits == 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--bits must be a number or auto; got \"", flags.bits, "\"."));
+  }
+  if (is_number) recipe.set_bits(bits);
   if (flags.target_bits_per_weight != 0)
     recipe.set_target_bits_per_weight(flags.target_bits_per_weight);
   if (!flags.target_size.empty()) {

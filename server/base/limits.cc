@@ -24,6 +24,8 @@ std::vector<LimitInfo> AllLimits() {
        "A tokenizer or chat template is far smaller; weights are not copied as files."},
       {"max_measured_columns", kMaxMeasuredColumns,
        "One byte each in the job store; a mixture of experts with 1T parameters has 400M."},
+      {"max_gguf_header_bytes", kMaxGgufHeaderBytes,
+       "Tokens, merges and scores of a vocabulary of 256,000 take about 15 MB."},
       {"chunk_bytes", kChunkBytes, "Size of tensor and artifact chunks that the server sends."},
       {"max_message_bytes", kMaxMessageBytes,
        "A client chunk of up to 2 MiB plus framing, twice over."},

@@ -28,6 +28,8 @@ inline constexpr uint64_t kMaxSourceFiles = 10'000;
 inline constexpr uint64_t kMaxCopiedFileBytes = 1 * kGiB;
 // columns measured for folding, one byte each in the job store: 1T parameters of experts have 400M
 inline constexpr uint64_t kMaxMeasuredColumns = 512 * kMiB;
+// tokens, merges and scores of a vocabulary of 256,000: about 15 MB
+inline constexpr uint64_t kMaxGgufHeaderBytes = 64 * kMiB;
 // --- rpc ---
 // tensor and artifact chunks sent by the server
 inline constexpr uint64_t kChunkBytes = 1 * kMiB;

@@ -135,6 +135,39 @@ constexpr LayerBlock kDeepseekExperts = {
                {kRows, "mlp.shared_experts.up_proj?", {{"mlp.shared_experts.down_proj"}}}}},
     .others = {{"mlp.gate.e_score_correction_bias"}}};
 
+// Experts fused into tensors of three dimensions stay dense, and so does what reads the same norm:
+// only the attention and a shared expert's own pair are left to fold.
+
+constexpr LayerBlock kGptOssExperts = {
+    .marker = "mlp.router",
+    .rules = {},
+    .others = {{"post_attention_layernorm", "mlp.router", "mlp.experts.gate_up_proj",
+                "mlp.experts.gate_up_proj_bias", "mlp.experts.down_proj",
+                "mlp.experts.down_proj_bias", "self_attn.sinks"}}};
+
+constexpr LayerBlock kGraniteExperts = {
+    .marker = "block_sparse_moe.router.layer",
+    .rules = {},
+    .others = {{"post_attention_layernorm", "block_sparse_moe.router.layer",
+                "block_sparse_moe.input_linear", "block_sparse_moe.output_linear"}}};
+
+constexpr LayerBlock kLlama4Experts = {
+    .marker = "feed_forward.router",
+    .rules = {{{kRows,
+                "feed_forward.shared_expert.up_proj",
+                {{"feed_forward.shared_expert.down_proj"}}}}},
+    .others = {{"post_attention_layernorm", "feed_forward.router",
+                "feed_forward.shared_expert.gate_proj", "feed_forward.experts.gate_up_proj",
+                "feed_forward.experts.down_proj"}}};
+
+constexpr LayerBlock kLlama4Mlp = {
+    .marker = "feed_forward.gate_proj",
+    .rules = {{{kNorm,
+                "post_attention_layernorm",
+                {{"feed_forward.gate_proj", "feed_forward.up_proj"}}},
+               {kRows, "feed_forward.up_proj", {{"feed_forward.down_proj"}}}}},
+    .others = {}};
+
 // ---------------------------------------------------------------- families
 
 constexpr std::array kArchitectures = {
@@ -142,7 +175,7 @@ constexpr std::array kArchitectures = {
     Architecture{{{"gemma"}}, {&kPlusOneAttention, &kGemmaMlp}},
     Architecture{{{"gemma2", "gemma3_text"}}, {&kPlusOneAttention, &kSandwichMlp}},
     Architecture{{{"phi3"}}, {&kFusedAttention, &kFusedMlp}},
-    Architecture{{{"olmo2"}}, {&kPostNormAttention, &kPostNormMlp}},
+    Architecture{{{"olmo2", "olmo3"}}, {&kPostNormAttention, &kPostNormMlp}},
     Architecture{{{"glm"}}, {&kAttention, &kFusedMlp}},
     Architecture{{{"glm4"}}, {&kGlm4Attention, &kFusedMlp}},
     Architecture{{{"mixtral"}}, {&kAttention, &kMixtralExperts}},
@@ -151,6 +184,9 @@ constexpr std::array kArchitectures = {
     Architecture{{{"deepseek_v2", "deepseek_v3"}},
                  {&kLatentAttention, &kLowRankLatentAttention, &kMlp, &kDeepseekExperts}},
     Architecture{{{"glm4_moe"}}, {&kAttention, &kMlp, &kDeepseekExperts}},
+    Architecture{{{"gpt_oss"}}, {&kAttention, &kGptOssExperts}},
+    Architecture{{{"granitemoe"}}, {&kAttention, &kGraniteExperts}},
+    Architecture{{{"llama4_text"}}, {&kAttention, &kLlama4Mlp, &kLlama4Experts}},
 };
 
 }  // namespace

@@ -136,7 +136,8 @@ void FillCapabilities(const ServiceContext& context, sinq::v1::GetCapabilitiesRe
   for (const absl::string_view method : kernels::MethodNames())
     response->add_methods(std::string(method));
   for (const char* profile : {"default", "upstream"}) response->add_profiles(profile);
-  for (const absl::string_view format : WrittenFormats()) response->add_formats(std::string(format));
+  for (const absl::string_view format : WrittenFormats())
+    response->add_formats(std::string(format));
   response->set_default_format(DefaultFormat());
   for (const char* tiling : {"1D", "2D"}) response->add_tilings(tiling);
   for (const int bits : {2, 3, 4, 5, 6, 8}) response->add_bits(bits);

@@ -39,6 +39,8 @@ ordered_json TensorEntry(const PlannedTensor& tensor,
     entry["bits"] = tensor.params.bits;
     entry["group_size"] = tensor.params.group_size;
     entry["aux"] = std::string(kernels::AuxName(tensor.params.aux));
+    entry["method"] = std::string(kernels::MethodName(tensor.params.method));
+    entry["symmetric"] = tensor.params.symmetric;
     entry["relative_error"] = record.relative_error;
     entry["imbalance_before"] = record.imbalance_before;
     entry["imbalance_after"] = record.imbalance_after;

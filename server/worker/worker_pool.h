@@ -38,9 +38,9 @@ struct DeviceWorkerOptions {
 
 // One piece of work. `compute` is arithmetic on some worker's backend and returns the backend's
 // status; if a device fails in it, it is called again on another worker, so it must not change its
-// input. Empty for work that needs no backend. Then `finish` is called once on a CPU thread, with the
-// last status and the kind of worker that gave it ("cpu", "cuda"). Neither may wait for memory or for
-// another task, and neither may throw.
+// input. Empty for work that needs no backend. Then `finish` is called once on a CPU thread, with
+// the last status and the kind of worker that gave it ("cpu", "cuda"). Neither may wait for memory
+// or for another task, and neither may throw.
 struct WorkerTask {
   std::function<absl::Status(const kernels::Backend&)> compute;
   std::function<void(const absl::Status&, absl::string_view worker_kind)> finish;
@@ -58,8 +58,8 @@ struct WorkerStatus {
 
 // Thread-safe. A device is taken out for good when it is lost, or after kMaxDeviceErrorsInARow
 // launches that failed; what it was working on is done elsewhere, at last by the CPU, whose errors
-// are the task's own. No worker gets a task twice, so a task ends. The queue is bounded by those who
-// submit. Whoever submits waits for its tasks before the pool goes.
+// are the task's own. No worker gets a task twice, so a task ends. The queue is bounded by those
+// who submit. Whoever submits waits for its tasks before the pool goes.
 class WorkerPool {
  public:
   // Called without a lock held, one call at a time, when a worker's health changes.

@@ -142,6 +142,67 @@ class BadInputTest(unittest.TestCase):
         self.refused(self.server.submit(SAMPLE, self.home / "x6", "--frobnicate"), 2, "frobnicate")
         self.refused(self.server.ctl("dance"), 2, "command")
 
+    def recipe(self, name, content):
+        path = self.home / f"{name}.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    def refused_recipe(self, content, *words, flags=()):
+        path = self.recipe("recipe", content)
+        for command in (["plan", SAMPLE], ["submit", SAMPLE, "--output", self.home / "x20"]):
+            self.refused(self.server.ctl(*command, "--recipe", path, *flags), 2, *words)
+        self.assertFalse((self.home / "x20").exists())
+
+    def test_recipe_files(self):
+        self.refused_recipe({"bitz": 4}, "bitz")
+        self.refused_recipe({"rules": [{"pattern": "a", "width": 4}]}, "width")
+        self.refused_recipe("bits = 4", "recipe")
+        self.refused_recipe({"bits": 7, "group_size": 48}, "bits", "group_size")
+        self.refused_recipe({"rules": [{"pattern": "("}]}, "rules[0].pattern")
+        self.refused(self.server.ctl("plan", SAMPLE, "--recipe", self.home / "nothing.json"), 3, "nothing.json")
+
+    def test_rules_that_match_nothing_or_disagree(self):
+        self.refused_recipe({"rules": [{"pattern": "w_proj", "bits": 8}]}, "w_proj", "matches no")
+        self.refused_recipe(
+            {"format": "compressed-tensors", "rules": [{"pattern": "k_proj", "bits": 8}]},
+            "q_proj",
+            "rule 0",
+            "k_proj",
+            "the recipe itself",
+        )
+
+    def test_targets(self):
+        plan = ["plan", SAMPLE, "--bits", "auto"]
+        self.refused(self.server.ctl(*plan), 2, "--target-bpw")
+        self.refused(self.server.ctl(*plan, "--target-bpw", "1.5"), 2, "smallest possible is 2.")
+        self.refused(self.server.ctl(*plan, "--target-size", "10KB"), 2, "smallest possible output has")
+        self.refused(self.server.ctl(*plan, "--target-size", "many"), 2, "many")
+        self.refused(self.server.ctl(*plan, "--target-bpw", "4.5", "--format", "awq"), 2, "awq")
+        self.refused(self.server.ctl("plan", SAMPLE, "--bits", "4", "--target-bpw", "4.5"), 2, "choose")
+
+    def test_activations(self):
+        path = self.home / "activations.safetensors"
+        layer = "model.layers.0.self_attn.q_proj"
+        flags = ["plan", SAMPLE, "--include", layer, "--method", "asinq"]
+        self.refused(self.server.ctl(*flags), 2, "activations_uri")
+        self.refused(self.server.ctl(*flags, "--activations", self.home / "nowhere"), 3, "activations_uri")
+        self.refused(self.server.ctl(*flags, "--activations", "/etc/passwd"), 4, "root")
+        for name, shape, words in (
+            (f"{layer}.samples", [4, 255], ["in_features = 256", f"{layer}.samples"]),
+            (f"{layer}.second_moments", [4, 256], [f"{layer}.second_moments", "[4, 256]"]),
+            (f"{layer}.samples", [1024], [f"{layer}.samples", "[1024]"]),
+            (f"{layer}.means", [4, 256], [f"{layer}.means"]),
+            ("model.layers.9.mlp.up_proj.samples", [4, 256], ["model.layers.9", "no layer"]),
+            ("model.layers.1.mlp.up_proj.samples", [4, 256], [f"{layer}.samples is missing"]),
+        ):
+            count = 1
+            for extent in shape:
+                count *= extent
+            harness.write_safetensors(path, [(name, "F32", shape, bytes(4 * count))])
+            self.refused(self.server.ctl(*flags, "--activations", path), 2, *words)
+        path.write_bytes(b"no header")
+        self.refused(self.server.ctl(*flags, "--activations", path), 2, "header")
+
     def test_all_violations_are_told_at_once(self):
         result = self.server.submit(SAMPLE, self.home / "x7", "--bits", "7", "--group-size", "48")
         self.refused(result, 2, "bits", "group")

@@ -90,6 +90,39 @@ class JobsTest(unittest.TestCase):
         table = self.check(self.server.ctl("plan", SAMPLE), 0).out
         self.assertIn("lm_head.weight", table)
 
+    def test_bits_are_chosen_as_the_plan_says(self):
+        flags = ["--bits", "auto", "--target-bpw", "4.25"]
+        plan = self.check(self.server.ctl("plan", SAMPLE, *flags, "-o", "json"), 0).json()
+        self.assertEqual(plan["note"], "")
+        self.assertLessEqual(plan["effective_bits"], 4.25)
+        self.assertGreater(plan["effective_bits"], 4.0)
+        bits = {t["name"]: t["bits"] for t in plan["tensors"] if t["action"] == "TENSOR_ACTION_QUANTIZE"}
+        self.assertGreater(len(set(bits.values())), 1, bits)
+        result = self.check(self.server.submit(SAMPLE, self.home / "chosen", *flags, "--wait"), 0)
+        self.assertIn(f"{plan['effective_bits']:.3f}", result.out)
+        manifest = json.loads((self.home / "chosen" / harness.MANIFEST).read_text())
+        self.assertEqual({t["name"]: t["bits"] for t in manifest["tensors"] if t["action"] == "quantize"}, bits)
+        self.check(self.server.ctl("verify", self.home / "chosen"), 0)
+
+    def test_a_size_is_kept(self):
+        target = 6_500_000
+        result = self.server.submit(SAMPLE, self.home / "sized", "--bits", "auto", "--target-size", target, "--wait")
+        self.check(result, 0)
+        manifest = json.loads((self.home / "sized" / harness.MANIFEST).read_text())
+        self.assertLessEqual(manifest["output_bytes"], target)
+
+    def test_a_recipe_file_with_rules(self):
+        recipe = self.home / "recipe.json"
+        rules = [{"pattern": "down_proj", "bits": 8}, {"pattern": "o_proj", "quantize": False}]
+        recipe.write_text(json.dumps({"rules": rules}))
+        self.check(self.server.submit(SAMPLE, self.home / "ruled", "--recipe", recipe, "--wait"), 0)
+        manifest = json.loads((self.home / "ruled" / harness.MANIFEST).read_text())
+        for tensor in manifest["tensors"]:
+            if "down_proj" in tensor["name"]:
+                self.assertEqual(tensor["bits"], 8)
+            if "o_proj" in tensor["name"]:
+                self.assertEqual(tensor["action"], "copy")
+
     def test_list_get_and_delete(self):
         self.check(self.server.submit(SAMPLE, self.home / "gone", "--wait", "--request-id", "to-delete"), 0)
         jobs = self.check(self.server.ctl("list", "-o", "json"), 0).json()["jobs"]

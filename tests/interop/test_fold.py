@@ -71,6 +71,15 @@ FAMILIES = {
         {**HEADS, **EXPERTS, "n_routed_experts": 4, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
         2 * 2 + 2 + (1 + 4 + 1),
     ),
+    "olmo3": ("Olmo3", {}, 4),
+    # Experts in tensors of three dimensions stay as they are.
+    "gpt-oss": ("GptOss", {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2}, 4),
+    "granite-moe": ("GraniteMoe", {"num_local_experts": 4, "num_experts_per_tok": 2}, 4),
+    "llama4": (
+        "Llama4",
+        {**HEADS, "num_local_experts": 4, "intermediate_size_mlp": 256, "moe_layers": [1], "pad_token_id": None},
+        4 + 3,
+    ),
 }
 
 
@@ -92,7 +101,10 @@ def randomize(model, plus_one):
 
 
 def save_tiny(directory, prefix, settings):
-    names = {"Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM")}
+    names = {
+        "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+        "Llama4": ("Llama4TextConfig", "Llama4ForCausalLM"),
+    }
     config_name, model_name = names.get(prefix, (f"{prefix}Config", f"{prefix}ForCausalLM"))
     config = getattr(transformers, config_name)(**{**BASE, **settings})
     torch.manual_seed(1)

@@ -305,6 +305,20 @@ TEST(GoldenMutantTest, MinMaxWithoutBalancingIsRejected) {
   EXPECT_NE(Check(golden, OracleAnswer(golden, {})), "");
 }
 
+TEST(GoldenMutantTest, AnotherMethodIsRejected) {
+  for (const char* name : {"hqq_b4", "hqq_2d_b4", "nf4", "asinq_b4", "asinq_b3_l2"}) {
+    GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, name);
+    golden.params.method = Method::kSinq;
+    EXPECT_NE(Check(golden, OracleAnswer(golden, {})), "") << name;
+  }
+}
+
+TEST(GoldenMutantTest, OtherActivationsAreRejected) {
+  GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, "asinq_b4");
+  std::reverse(golden.samples.begin(), golden.samples.end());
+  EXPECT_NE(Check(golden, OracleAnswer(golden, {})), "");
+}
+
 TEST(GoldenMutantTest, OneShiftedCodeIsTolerableTwoStepsAreNot) {
   const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, "sinq_b4_tall");
   Answer answer = OracleAnswer(golden, {});

@@ -127,6 +127,102 @@ TEST_F(JobRunnerTest, PublishesShardsSideFilesAndAManifestThatListsThem) {
   EXPECT_FALSE(HasStaging());
 }
 
+// What the manifest says of the tensors that were quantized, by the end of their names.
+std::map<std::string, nlohmann::json> QuantizedIn(
+    const std::map<std::string, std::string>& content) {
+  const auto manifest = nlohmann::json::parse(content.at(std::string(kManifestFileName)));
+  std::map<std::string, nlohmann::json> quantized;
+  for (const auto& tensor : manifest["tensors"]) {
+    const std::string name = tensor["name"];
+    if (tensor["action"] == "quantize") quantized[name.substr(name.find("proj") - 2)] = tensor;
+  }
+  return quantized;
+}
+
+TEST_F(JobRunnerTest, BitsAreChosenUnderATarget) {
+  spec_.bits = 0;
+  spec_.target_bits_per_weight = 6;
+  const auto content = UndisturbedContent();
+  const auto manifest = nlohmann::json::parse(content.at(std::string(kManifestFileName)));
+  EXPECT_LE(manifest["effective_bits"], 6);
+  EXPECT_GT(manifest["effective_bits"], 4.5);
+  const auto quantized = QuantizedIn(content);
+  ASSERT_EQ(quantized.size(), 2u);
+  for (const auto& [name, tensor] : quantized) {
+    EXPECT_THAT(std::string(tensor["reason"]), HasSubstr("bits chosen for the target"));
+    EXPECT_GE(tensor["bits"], 3);
+  }
+}
+
+TEST_F(JobRunnerTest, AResumedJobChoosesWhatTheFirstAttemptMeasured) {
+  spec_.bits = 0;
+  spec_.target_bits_per_weight = 5.5;
+  const auto expected = UndisturbedContent();
+  Queue("drained");
+  const auto drain = [this](const JobProgress& progress, absl::string_view tensor) {
+    if (progress.stage == JobStage::kMeasure && !tensor.empty()) stop_ = StopReason::kDrain;
+  };
+  EXPECT_TRUE(absl::IsCancelled(runner_->Run(job_, lease_, stop_, drain).status));
+  const auto units = store_->FinishedUnits(job_.id);
+  ASSERT_TRUE(units.ok());
+  ASSERT_FALSE(units->empty());
+  for (const FinishedUnit& unit : *units) EXPECT_EQ(unit.unit.rfind("widths\t", 0), 0u);
+  stop_ = StopReason::kNone;
+  ASSERT_TRUE(Run().ok());
+  EXPECT_EQ(Content("drained"), expected);
+}
+
+TEST_F(JobRunnerTest, ProgressOfAJobThatMeasuresEndsAtItsTotal) {
+  spec_.bits = 0;
+  spec_.target_bits_per_weight = 6;
+  Queue("out");
+  uint64_t last = 0;
+  const auto result =
+      runner_->Run(job_, lease_, stop_, [&](const JobProgress& p, absl::string_view) {
+        EXPECT_GE(p.bytes_done, last);
+        EXPECT_LE(p.bytes_done, p.bytes_total);
+        last = p.bytes_done;
+      });
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(result.progress.bytes_done, result.progress.bytes_total);
+  EXPECT_EQ(result.progress.tensors_done, result.progress.tensors_total);
+}
+
+TEST_F(JobRunnerTest, ActivationsReachTheKernels) {
+  const auto plain = UndisturbedContent();
+  TestTensor samples = Bf16Tensor("model.layers.0.self_attn.q_proj.samples", {16, 64}, 7);
+  TestTensor moments = Bf16Tensor("model.layers.0.mlp.down_proj.second_moments", {128, 128}, 8);
+  // x xT of 128 channels, the first of them much larger than the others.
+  std::string diagonal;
+  for (int i = 0; i < 128 * 128; ++i) {
+    const uint16_t one = 0x3f80, thousand = 0x447a;
+    const uint16_t value = i == 0 ? thousand : (i % 129 == 0 ? one : 0);
+    diagonal.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  moments.data = diagonal;
+  temp_.Write("activations.safetensors", SafetensorsOf({moments, samples}));
+  spec_.method = "asinq";
+  spec_.activations_uri = temp_.Join("activations.safetensors");
+  Queue("asinq");
+  ASSERT_TRUE(Run().ok());
+  const auto content = Content("asinq");
+  EXPECT_NE(content.at("model-00001-of-00001.safetensors"),
+            plain.at("model-00001-of-00001.safetensors"));
+  for (const auto& [name, tensor] : QuantizedIn(content))
+    EXPECT_LT(tensor["relative_error"], 0.3) << name;
+}
+
+TEST_F(JobRunnerTest, MissingActivationsFailWhenPlanned) {
+  temp_.Write("activations.safetensors",
+              SafetensorsOf({Bf16Tensor("model.layers.0.self_attn.q_proj.samples", {16, 64}, 7)}));
+  spec_.method = "asinq";
+  spec_.activations_uri = temp_.Join("activations.safetensors");
+  Queue("out");
+  const absl::Status status = Run();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model.layers.0.mlp.down_proj.samples"));
+}
+
 int JobRunnerTest::RecoverFromEveryFault() {
   const auto expected = UndisturbedContent();
   int failures = 0;

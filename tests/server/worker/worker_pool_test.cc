@@ -289,6 +289,9 @@ TEST_F(WorkerPoolTest, WhileItDrainsWorkingThreadsCountAsDraining) {
                    {
                      MutexLock lock(&mutex);
                      started = true;
+                   }
+                   {
+                     MutexLock lock(&mutex);
                      mutex.Await(absl::Condition(&go));
                    }
                    finished_.Add(status, kind);
