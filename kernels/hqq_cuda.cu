@@ -1,9 +1,11 @@
 // HQQ's rounds on the zeros of a panel on a CUDA device: README.md section 9.2.
 //
-// Launch shape. As in fit_cuda.cu a thread holds a group in registers, for all twenty rounds: they
-// only need each other. Which round wins is decided by tile, so every round leaves its zero and its
-// error behind (160 bytes for each group); a block of twenty warps then adds up the errors of a
-// tile, a round each, in the order of the rows, and a last kernel takes the zeros of the best.
+// Launch shape. As in fit_cuda.cu a thread holds a group, for all twenty rounds: they only need
+// each other. Its values lie in local memory, that is L1, because a loop over them that holds a
+// power would be too long to unroll. Which round wins is decided by tile, so every round leaves its
+// zero and its error behind (160 bytes for each group); a block of twenty warps then adds up the
+// errors of a tile, a round each, in the order of the rows, and a last kernel takes the zeros of
+// the best.
 #include "kernels/cuda_chain.cuh"
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_steps.h"
