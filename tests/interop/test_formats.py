@@ -61,7 +61,8 @@ class FormatsTest(unittest.TestCase):
         cls.source = {n: native.as_float32(d, a) for n, (d, a) in native.read_checkpoint(SAMPLE).items()}
         cls.ids = quality.token_ids()[:2]
         for name, (_, _, flags) in CASES.items():
-            result = cls.server.submit(SAMPLE, cls.home / name, "--wait", *(() if "--fold" in flags else ("--fold", "off")), *flags)
+            fold = () if "--fold" in flags else ("--fold", "off")
+            result = cls.server.submit(SAMPLE, cls.home / name, "--wait", *fold, *flags)
             if result.code != 0:
                 raise AssertionError(f"{name}: {result}\n{cls.server.tail()}")
         for packages, reader in {(p, r) for p, r, _ in CASES.values()}:
