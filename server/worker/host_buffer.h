@@ -29,6 +29,7 @@ class HostBuffer {
   // `memory` must outlive the buffer. ResourceExhausted as AlignedBuffer.
   static absl::StatusOr<HostBuffer> Allocate(kernels::HostMemory* memory, uint64_t size_bytes);
 
+  const std::byte* data() const { return special_ != nullptr ? special_.get() : pages_.data(); }
   std::byte* data() { return special_ != nullptr ? special_.get() : pages_.data(); }
   absl::Span<std::byte> span() { return {data(), static_cast<size_t>(size_bytes_)}; }
   uint64_t SizeBytes() const { return size_bytes_; }
