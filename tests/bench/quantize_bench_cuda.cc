@@ -195,7 +195,8 @@ absl::StatusOr<HostLayer> MakeHostLayer(HostMemory& memory, const LayerShape& sh
   if (!weights.ok()) return weights.status();
   FillWeights(*weights, shape.weights());
   layer.in.data = *weights;
-  for (const PlaneSpec& spec : PlanesOf({}, shape.rows, shape.cols).value()) {
+  const std::vector<PlaneSpec> specs = PlanesOf({}, shape.rows, shape.cols).value();
+  for (const PlaneSpec& spec : specs) {
     const absl::StatusOr<std::byte*> plane = memory.Allocate(spec.size_bytes);
     if (!plane.ok()) return plane.status();
     layer.planes.push_back({*plane, spec.size_bytes});
