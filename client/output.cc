@@ -140,6 +140,7 @@ std::string PlanText(const v1::PlanJobResponse& plan) {
   sums.Add({"quantized weights", absl::StrCat(plan.quantized_weights())});
   sums.Add({"bits per weight", BitsText(plan.effective_bits())});
   sums.Add({"digest", plan.digest()});
+  if (!plan.note().empty()) sums.Add({"note", plan.note()});
   Table folds({"FOLDING"});
   for (const std::string& note : plan.fold_notes()) folds.Add({note});
   return absl::StrCat(tensors.Render(), "\n", files.Render(), "\n",
@@ -159,8 +160,11 @@ std::string CapabilitiesText(const v1::GetCapabilitiesResponse& c) {
   Table table({"CAPABILITY", "VALUE"});
   table.Add({"version", c.version()});
   for (const v1::Device& d : c.devices()) {
-    table.Add(
-        {"device", absl::StrCat(d.backend(), " ", d.architecture(), ", workers ", d.workers())});
+    std::string text = absl::StrCat(d.name().empty() ? d.backend() : d.name(), " ",
+                                    d.architecture(), ", workers ", d.workers());
+    if (d.memory_bytes() > 0) absl::StrAppend(&text, ", ", FormatBytes(d.memory_bytes()));
+    if (!d.name().empty() && !d.healthy()) absl::StrAppend(&text, ", lost");
+    table.Add({"device", text});
   }
   table.Add({"methods", Joined(c.methods())});
   table.Add({"profiles", Joined(c.profiles())});

@@ -24,9 +24,8 @@ void ColumnMagnitudes(const Tile& tile, double* sums) {
       VF sum = hn::Zero(d);
       for (int64_t i = first; i < last; ++i) {
         const size_t at = static_cast<size_t>(i * tile.group + k);
-        const VF w = tile.is_bf16
-                         ? LoadWeights(d, static_cast<const uint16_t*>(tile.data) + at)
-                         : LoadWeights(d, static_cast<const float*>(tile.data) + at);
+        const VF w = tile.is_bf16 ? LoadWeights(d, static_cast<const uint16_t*>(tile.data) + at)
+                                  : LoadWeights(d, static_cast<const float*>(tile.data) + at);
         sum = hn::Add(sum, hn::Abs(w));
       }
       HWY_ALIGN float lanes[kLanes];
@@ -77,8 +76,7 @@ void ScaledRtnDifference(const MatrixView& in, const ScaledRtn& p, int64_t first
                          float* difference) {
   const int64_t rows = std::min<int64_t>(kRowBlock, in.rows - first_row);
   const int64_t tiles = in.cols / p.group;
-  if (rows < kRowBlock)
-    std::fill_n(difference, static_cast<size_t>(in.cols) * kRowBlock, 0.0f);
+  if (rows < kRowBlock) std::fill_n(difference, static_cast<size_t>(in.cols) * kRowBlock, 0.0f);
   HWY_ALIGN float w[kMaxGroup];
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < tiles; ++j) {

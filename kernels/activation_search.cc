@@ -16,8 +16,8 @@ absl::Status CheckFinite(absl::Span<const float> values, int64_t cols, const cha
   for (size_t i = 0; i < values.size(); ++i) {
     if (std::isfinite(values[i])) continue;
     const int64_t at = static_cast<int64_t>(i);
-    return absl::InvalidArgumentError(absl::StrCat(what, " [", at / cols, ", ", at % cols,
-                                                   "] is not finite; calibrate again"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " [", at / cols, ", ", at % cols, "] is not finite; calibrate again"));
   }
   return absl::OkStatus();
 }
@@ -102,8 +102,7 @@ class Search {
       slot.forward[k] = 1.0f / t * arrays_.power_of_two[k];
       slot.backward[k] = t * (1.0f / arrays_.power_of_two[k]);
     }
-    ScaledRtn candidate{params_.bits,  group_,        0, slot.forward,
-                        slot.backward, arrays_.row_scale};
+    ScaledRtn candidate{params_.bits, group_, 0, slot.forward, slot.backward, arrays_.row_scale};
     if (params_.profile == Profile::kUpstream) candidate.range_floor = kUpstreamRangeFloor;
     context_.ops.scaled_rtn(context_.in, candidate, block * kRowBlock, slot.difference);
     double by_row[kRowBlock];

@@ -39,7 +39,8 @@ constexpr float kF16Overflow = 65520.0f;
 HWY_INLINE VF ReadBackF16(VF x) {
   const DF d;
   const VF infinity = hn::CopySign(hn::Set(d, std::numeric_limits<float>::infinity()), x);
-  return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, kF16Overflow)), infinity, RoundVectorToF16(x));
+  return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, kF16Overflow)), infinity,
+                        RoundVectorToF16(x));
 }
 
 bool StoreF16Values(float* values, int64_t count, std::byte* out) {

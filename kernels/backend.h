@@ -98,9 +98,9 @@ class Backend {
   // cols, dtype), need no alignment. `cancelled` is asked between tiles; true ends the call with
   // Cancelled. `scratch` has ScratchBytes, 64-byte aligned. InvalidArgument: params invalid, or a
   // NaN or infinity ("element [i, k] is NaN"; the caller adds the tensor's name), or a scale that
-  // F16 cannot hold. Of a device: Unavailable when it is lost, ResourceExhausted when its memory does
-  // not suffice for the smallest piece, Internal when a launch failed; another backend can then do
-  // the tensor, because `in` is never written. Output bytes are unspecified after an error.
+  // F16 cannot hold. Of a device: Unavailable when it is lost, ResourceExhausted when its memory
+  // does not suffice for the smallest piece, Internal when a launch failed; another backend can
+  // then do the tensor, because `in` is never written. Output bytes are unspecified after an error.
   virtual absl::Status Quantize(const MatrixView& in, const QuantParams& params,
                                 absl::Span<std::byte> scratch,
                                 absl::Span<const absl::Span<std::byte>> planes,
@@ -118,9 +118,10 @@ class Backend {
     static_cast<void>(t), static_cast<void>(parallel_for), static_cast<void>(cancelled);
     return absl::UnimplementedError("this backend does not measure columns");
   }
-  // What each of `candidates` would cost in error, in one pass over the weights; nothing is stored.
-  virtual absl::Status MeasureErrors(const MatrixView& in,
-                                     absl::Span<const QuantParams> candidates,
+  // What each of `candidates` would cost in error, with the refined fit (README.md section 11);
+  // nothing is stored. Candidates of one group size share their balanced tiles. Scratch as the
+  // largest of the candidates' ScratchBytes.
+  virtual absl::Status MeasureErrors(const MatrixView& in, absl::Span<const QuantParams> candidates,
                                      absl::Span<std::byte> scratch,
                                      absl::Span<Measurement> measured, ParallelFor parallel_for,
                                      absl::FunctionRef<bool()> cancelled) const {
@@ -136,8 +137,8 @@ std::unique_ptr<Backend> MakeCpuBackend();
 std::vector<std::unique_ptr<Backend>> MakeCpuBackendsForAllTargets();
 
 struct CudaOptions {
-  std::vector<int> devices;  // as the driver numbers them; empty: all
-  int streams = 3;           // tensors in work at once on each device, 1 .. kMaxCudaStreams
+  std::vector<int> devices = {};  // as the driver numbers them; empty: all
+  int streams = 3;                // tensors in work at once on each device, 1 .. kMaxCudaStreams
   // Device memory that a backend takes at start and keeps, for all its streams. 0: 80 % of what is
   // free then.
   size_t device_budget_bytes = 0;

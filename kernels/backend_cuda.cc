@@ -135,12 +135,7 @@ DeviceStats CudaBackend::device_stats() const {
   return stats;
 }
 
-bool CudaBackend::Supports(const QuantParams& params) const {
-  return (params.method == Method::kSinq || params.method == Method::kRtn) &&
-         params.layout == Layout::kSinq && params.tiling == Tiling::k1D &&
-         (params.aux == AuxStorage::kU8 || params.aux == AuxStorage::kF16) &&
-         params.own_column_scale;
-}
+bool CudaBackend::Supports(const QuantParams& params) const { return HasCudaSteps(params); }
 
 size_t CudaBackend::ScratchBytes(const QuantParams&, int64_t, int64_t) const { return 0; }
 
@@ -151,11 +146,11 @@ absl::Status CudaBackend::Quantize(const MatrixView& in, const QuantParams& para
   *stats = TensorStats();
   if (absl::Status status = Validate(params); !status.ok()) return status;
   if (!Supports(params)) {
-    return absl::UnimplementedError(absl::StrCat(
-        "the CUDA backend does not do method ", MethodName(params.method), " with tiling ",
-        TilingName(params.tiling), ", aux ", AuxName(params.aux), " and this layout; use the CPU"));
+    return absl::UnimplementedError(absl::StrCat("the CUDA backend does not do method ",
+                                                 MethodName(params.method), "; use the CPU"));
   }
-  const absl::StatusOr<std::vector<PlaneSpec>> specs = PlanesOf(params, in.rows, in.cols);
+  const absl::StatusOr<std::vector<PlaneSpec>> specs =
+      PlanesOf(params, in.rows, in.cols, DenseDtype(in.dtype));
   if (!specs.ok()) return specs.status();
   if (absl::Status status = CheckPlanes(*specs, planes); !status.ok()) return status;
   if (absl::Status status = CheckFactors(in); !status.ok()) return status;

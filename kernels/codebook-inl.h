@@ -17,9 +17,7 @@ namespace HWY_NAMESPACE {
 // Levels 0, 1, .. top.
 struct EvenLevels {
   VF top;
-  HWY_INLINE VF Nearest(VF exact) const {
-    return hn::Round(Clamp(exact, hn::Zero(DF()), top));
-  }
+  HWY_INLINE VF Nearest(VF exact) const { return hn::Round(Clamp(exact, hn::Zero(DF()), top)); }
 };
 
 // The level that a value is coded as: the last one whose lower bound is under the value.
@@ -38,8 +36,8 @@ struct BookLevels {
     const DF d;
     VF code = hn::Zero(d);
     for (int i = 0; i + 1 < book.size; ++i) {
-      code = hn::Add(code, hn::IfThenElseZero(hn::Gt(exact, hn::Set(d, book.bounds[i])),
-                                              hn::Set(d, 1.0f)));
+      code = hn::Add(
+          code, hn::IfThenElseZero(hn::Gt(exact, hn::Set(d, book.bounds[i])), hn::Set(d, 1.0f)));
     }
     return code;
   }

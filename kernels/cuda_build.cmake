@@ -46,6 +46,8 @@ set(SINQ_NVCC ${SINQ_NVCC_PROGRAM})
 message(STATUS "CUDA backend: on (${SINQ_NVCC}, compute capabilities ${SINQ_CUDA_ARCHITECTURES})")
 
 set(SINQ_NVCC_OPTIONS -std=c++20 -O3 -I${CMAKE_SOURCE_DIR} --threads 2
+    # Device code calls the constexpr functions that it shares with the host.
+    --expt-relaxed-constexpr
     # The same bytes as on the CPU (kernels/README.md): no contraction, no flushing, exact division and square root.
     -fmad=false -ftz=false -prec-div=true -prec-sqrt=true
     -Werror=all-warnings -Xcompiler=-Wall,-Werror,-ffp-contract=off)

@@ -6,7 +6,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda_arena.h"
-#include "kernels/layout.h"
 
 namespace sinq::kernels {
 namespace {
@@ -26,15 +25,22 @@ int64_t LargestFitting(int64_t most, size_t limit_bytes, absl::FunctionRef<size_
 CudaTensor AfterGate(const CudaTensor& tensor) {
   QuantParams params = tensor.params;
   params.method = Method::kRtn;
-  return PlanTensor(params, tensor.rows, tensor.cols);
+  return PlanTensor(params, tensor.rows, tensor.cols, tensor.dense);
+}
+
+// Codes of `rows` rows as LaunchPack leaves them.
+size_t PackedApartBytes(const CudaTensor& tensor, int64_t rows) {
+  if (!IsPackedApart(tensor)) return 0;
+  const PackedPiece piece = PieceOf(tensor, {0, rows});
+  return ArenaBytes(static_cast<size_t>(piece.lines) * piece.line_bytes);
 }
 
 class Planner {
  public:
   Planner(const MatrixView& in, const QuantParams& params) : in_(in) {
-    plan_.tensor = PlanTensor(params, in.rows, in.cols);
+    plan_.tensor = PlanTensor(params, in.rows, in.cols, in.dtype);
     packed_rows_ = PackedRowsOf(plan_.tensor).rows;
-    asks_kurtosis_ = AsksKurtosis(params);
+    asks_kurtosis_ = HasKurtosisGate(params);
   }
 
   absl::StatusOr<CudaMemoryPlan> Plan(size_t arena_bytes, size_t moving_limit_bytes) {
@@ -53,7 +59,7 @@ class Planner {
  private:
   absl::Status PlanFixed() {
     const absl::StatusOr<std::vector<PlaneSpec>> specs =
-        PlanesOf(plan_.tensor.params, in_.rows, in_.cols);
+        PlanesOf(plan_.tensor.params, in_.rows, in_.cols, DenseDtype(in_.dtype));
     if (!specs.ok()) return specs.status();
     for (size_t p = 1; p < specs->size(); ++p)
       plan_.planes_bytes += ArenaBytes((*specs)[p].size_bytes);
@@ -73,7 +79,8 @@ class Planner {
   }
 
   size_t ResidentBytes(int64_t panel_tiles) const {
-    return WeightsBytes(in_.dtype, in_.rows, in_.cols) + CodesBytes(plan_.tensor, packed_rows_) +
+    return WeightsBytes(in_, in_.rows, in_.cols) + CodesBytes(plan_.tensor, packed_rows_) +
+           PackedApartBytes(plan_.tensor, in_.rows) +
            std::max(PanelWorkspaceBytes(plan_.tensor, panel_tiles), MomentsWorkspace(in_.rows));
   }
 
@@ -89,26 +96,44 @@ class Planner {
   }
 
   size_t PanelPieceBytes(int64_t tiles) const {
-    return WeightsBytes(in_.dtype, in_.rows, tiles * plan_.tensor.group) +
-           PanelWorkspaceBytes(plan_.tensor, tiles);
+    const CudaTensor& tensor = plan_.tensor;
+    // Tiles of several bands, or of two because the panel begins inside one, are a rectangle of all
+    // columns (ExtentOf).
+    const int64_t bands =
+        tensor.groups_per_row % tiles == 0
+            ? 1
+            : std::min((tiles - 2) / tensor.groups_per_row + 2, tensor.rows / tensor.tile_rows);
+    const int64_t cols = bands == 1 ? tiles * tensor.group : tensor.cols;
+    return WeightsBytes(in_, bands * tensor.tile_rows, std::min(cols, tensor.cols)) +
+           PanelWorkspaceBytes(tensor, tiles);
   }
   size_t MomentPieceBytes(int64_t rows) const {
-    return WeightsBytes(in_.dtype, rows, in_.cols) + MomentsWorkspace(rows);
+    return WeightsBytes(in_, rows, in_.cols) + MomentsWorkspace(rows);
   }
-  // Packed rows [first, first + count) read at most count / tiles rows of each strand, rounded up,
-  // and one more where they begin and end inside a row.
+  // Packed rows [first, first + count) read at most count / groups_per_row rows of each strand,
+  // rounded up, and one more where they begin and end inside a row.
   size_t EncodePieceBytes(int64_t count) const {
-    const int64_t tiles = plan_.tensor.tiles;
-    const int64_t rows = std::min(in_.rows, (count + tiles - 1) / tiles + 1);
+    const int64_t per_row = plan_.tensor.groups_per_row;
+    const int64_t rows = std::min(in_.rows, (count + per_row - 1) / per_row + 1);
     const size_t strands = static_cast<size_t>(PackedRowsOf(plan_.tensor).strands);
-    return strands * WeightsBytes(in_.dtype, rows, in_.cols) + CodesBytes(plan_.tensor, count);
+    return strands * WeightsBytes(in_, rows, in_.cols) + CodesBytes(plan_.tensor, count) +
+           PackedApartBytes(plan_.tensor, count / per_row);
+  }
+  // The smallest number of packed rows that can be made at once, and how many such there are.
+  int64_t EncodeUnit() const {
+    if (!IsPackedApart(plan_.tensor)) return 1;
+    return std::min(kRowsApart, in_.rows) * plan_.tensor.groups_per_row;
   }
 
   bool PlanPieces(size_t limit) {
     plan_.panel_tiles = LargestFitting(plan_.tensor.tiles, limit,
                                        [this](int64_t tiles) { return PanelPieceBytes(tiles); });
-    plan_.encode_rows = LargestFitting(packed_rows_, limit,
-                                       [this](int64_t count) { return EncodePieceBytes(count); });
+    const int64_t unit = EncodeUnit();
+    plan_.encode_rows =
+        unit * LargestFitting((packed_rows_ + unit - 1) / unit, limit, [&](int64_t units) {
+          return EncodePieceBytes(std::min(units * unit, packed_rows_));
+        });
+    plan_.encode_rows = std::min(plan_.encode_rows, packed_rows_);
     plan_.moment_rows =
         LargestFitting(in_.rows, limit, [this](int64_t rows) { return MomentPieceBytes(rows); });
     if (plan_.panel_tiles == 0 || plan_.encode_rows == 0) return false;
@@ -125,7 +150,7 @@ class Planner {
   }
 
   size_t SmallestPieceBytes() const {
-    const size_t smallest = std::max(PanelPieceBytes(1), EncodePieceBytes(1));
+    const size_t smallest = std::max(PanelPieceBytes(1), EncodePieceBytes(EncodeUnit()));
     return asks_kurtosis_ ? std::max(smallest, MomentPieceBytes(1)) : smallest;
   }
 
@@ -141,17 +166,33 @@ size_t CodesBytes(const CudaTensor& tensor, int64_t packed_rows) {
   return ArenaBytes(static_cast<size_t>(packed_rows) * PackedRowsOf(tensor).row_bytes);
 }
 
-size_t WeightsBytes(WeightDtype dtype, int64_t rows, int64_t cols) {
-  return ArenaBytes(static_cast<size_t>(rows) * static_cast<size_t>(cols) * BytesPerElement(dtype));
+size_t RawBytes(const MatrixView& in, int64_t rows, int64_t cols) {
+  return ArenaBytes(static_cast<size_t>(rows) * static_cast<size_t>(cols) *
+                    BytesPerElement(in.dtype));
 }
 
-bool AsksKurtosis(const QuantParams& params) {
-  return params.profile == Profile::kUpstream && params.method == Method::kSinq;
+size_t WeightsBytes(const MatrixView& in, int64_t rows, int64_t cols) {
+  if (!in.is_folded()) return RawBytes(in, rows, cols);
+  DeviceWeights weights;
+  weights.rows = rows;
+  weights.cols = cols;
+  return RawBytes(in, rows, cols) + ArenaBytes(FoldedBytes(weights));
+}
+
+PlaneDtype DenseDtype(WeightDtype dtype) {
+  switch (dtype) {
+    case WeightDtype::kF16:
+      return PlaneDtype::kF16;
+    case WeightDtype::kF32:
+      return PlaneDtype::kF32;
+    default:
+      return PlaneDtype::kBf16;
+  }
 }
 
 size_t PanelWorkspaceBytes(const CudaTensor& tensor, int64_t tiles) {
   const size_t bytes = ArenaBytes(PanelBytes(tensor, tiles));
-  if (!AsksKurtosis(tensor.params)) return bytes;
+  if (!HasKurtosisGate(tensor.params)) return bytes;
   return std::max(bytes, ArenaBytes(PanelBytes(AfterGate(tensor), tiles)));
 }
 

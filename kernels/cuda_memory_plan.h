@@ -4,12 +4,14 @@
 //   arrays   scales, zeros, t and error figures (DeviceArraysBytes): about 16 / g bytes for a
 //   weight,
 //            28 / g in profile upstream
-//   planes   the stored planes but the codes: at most 4 / g bytes for a weight, and 2 K
+//   planes   the stored planes but the first: at most 8 / g bytes for a weight, and 4 K
 //   factors  block scales and folded factors
 // What moves through the rest of the arena (moving), one of:
 //   resident the weights and the codes as a whole, and the workspace of one panel of tiles
-//   in pieces  first columns, all rows of some tiles, with the workspace of that panel; then rows,
+//   in pieces  first the rectangles around some tiles, with the workspace of that panel; then rows,
 //            those that some packed rows read, with their codes
+// Folded weights lie there twice, as they came and multiplied out in fp32; layouts that are packed
+// apart need their codes twice, as bytes and packed.
 // The bytes that come out do not depend on the choice (cuda_steps.h).
 #ifndef SINQ_KERNELS_CUDA_MEMORY_PLAN_H_
 #define SINQ_KERNELS_CUDA_MEMORY_PLAN_H_
@@ -19,6 +21,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda_steps.h"
+#include "kernels/layout.h"
 #include "kernels/matrix_view.h"
 #include "kernels/quant_params.h"
 
@@ -36,7 +39,9 @@ struct CudaMemoryPlan {
   size_t moving_bytes = 0;
   int64_t panel_tiles = 0;  // tiles that are balanced at once
   int64_t moment_rows = 0;  // rows whose moments are taken at once; 0: none are asked for
-  int64_t encode_rows = 0;  // packed rows that are made at once
+  // Packed rows that are made at once; where IsPackedApart, those of whole blocks of kRowsApart
+  // rows or of all rows.
+  int64_t encode_rows = 0;
 
   size_t fixed_bytes() const { return arrays_bytes + planes_bytes + factors_bytes; }
   size_t total_bytes() const { return fixed_bytes() + moving_bytes; }
@@ -48,13 +53,18 @@ struct CudaMemoryPlan {
 absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(const MatrixView& in, const QuantParams& params,
                                               size_t arena_bytes, size_t moving_limit_bytes);
 
+// Rows that LaunchPack takes are cut at multiples of this.
+inline constexpr int64_t kRowsApart = 32;
+
 // Sizes that the plan and its user must agree on.
 size_t CodesBytes(const CudaTensor& tensor, int64_t packed_rows);
-size_t WeightsBytes(WeightDtype dtype, int64_t rows, int64_t cols);
-// Whether the kurtosis gate of profile upstream has to be asked for.
-bool AsksKurtosis(const QuantParams& params);
+// [rows, cols] of `in` as they come, and with their folded copy.
+size_t RawBytes(const MatrixView& in, int64_t rows, int64_t cols);
+size_t WeightsBytes(const MatrixView& in, int64_t rows, int64_t cols);
 // Workspace of a panel of `tiles` tiles, also if the gate turns the method into rtn.
 size_t PanelWorkspaceBytes(const CudaTensor& tensor, int64_t tiles);
+// What the first plane's dtype is where the layout stores dense weights.
+PlaneDtype DenseDtype(WeightDtype dtype);
 
 }  // namespace sinq::kernels
 

@@ -14,14 +14,17 @@
 //
 // Order of one tensor:
 //   clear    SetBytes(arrays.summary, 0)
-//   moments  profile upstream with method sinq only: LaunchMoments for ranges of rows, top to
-//            bottom; then the host reads summary->moments, asks KurtosisOfSums and, if the gate
-//            closes, plans again with method rtn
+//   fold     folded inputs only: LaunchFold for whatever piece a later step takes, which then takes
+//            the folded copy
+//   moments  HasKurtosisGate only: LaunchMoments for ranges of rows, top to bottom; then the host
+//            reads summary->moments, asks KurtosisOfSums and, if the gate closes, plans again with
+//            method rtn
 //   balance  LaunchBalance, then LaunchFit, for panels of tiles that cover the tensor, any order
 //   (look)   the host may read arrays.outcomes now: a bad_row >= 0 ends the tensor
 //   store    LaunchStore once
 //   (look)   summary->faults != 0: InvalidArgument (StoreFault)
-//   encode   LaunchEncode for ranges of packed rows that cover the tensor, any order
+//   encode   LaunchEncode for ranges of packed rows that cover the tensor, any order; where
+//            IsPackedApart, each range of rows goes through LaunchPack afterwards
 //   errors   LaunchSumErrors once; the host reads summary->error and ->power
 #ifndef SINQ_KERNELS_CUDA_STEPS_H_
 #define SINQ_KERNELS_CUDA_STEPS_H_
@@ -42,22 +45,41 @@ struct DeviceWeights {
   int64_t first_col = 0, cols = 0;  // held; multiples of the effective group size
   int64_t stride = 0;               // elements from row to row, a multiple of 16
   WeightDtype dtype = WeightDtype::kBf16;
-  // These three cover the whole tensor wherever the piece lies. null: all 1.
-  const float* block_scales = nullptr;   // kF8E4M3: [ceil(N/128), ceil(K/128)]
-  const float* row_factor = nullptr;     // [N], README.md section 8
-  const float* column_factor = nullptr;  // [K]
+  // These cover the whole tensor wherever the piece lies. null: all 1.
+  const float* block_scales = nullptr;   // kF8E4M3: [ceil(N/128), block_scales_per_row]
+  int64_t block_scales_per_row = 0;      // ceil(K/128)
+  const float* row_factor = nullptr;     // [N], README.md section 8.1; only LaunchFold looks at
+  const float* column_factor = nullptr;  // [K]  these two
 };
 
 // Shape and rules of one tensor [rows, cols] = [N, K].
 struct CudaTensor {
-  QuantParams params;  // as the steps follow them: `method` after the kurtosis gate
+  QuantParams params;  // as the steps follow them: method after the kurtosis gate, aux effective
   int64_t rows = 0, cols = 0;
-  int group = 0;       // effective group size
-  int64_t tiles = 0;   // cols / group
-  int64_t groups = 0;  // M = rows * tiles
+  int group = 0;               // effective group size
+  int64_t groups_per_row = 0;  // cols / group
+  int64_t groups = 0;          // M = rows * groups_per_row
+  int64_t tile_rows = 0;       // all rows, or `group` in squares
+  int64_t tiles = 0;           // numbered along the rows
+  int64_t columns = 0;         // length of t: tiles * group
   AuxStorage aux = AuxStorage::kU8;  // effective
+  bool balances = false;       // tiles get a t and r of their own
+  WeightDtype dense = WeightDtype::kBf16;  // what layout kDense stores: the input's, BF16 for FP8
+  AuxStorage column_storage = AuxStorage::kF16;  // what t is rounded to when tiles are balanced
+  bool measures_errors = false;
 };
-CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols);
+// `input`: the dtype of the weights before any folding.
+CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols,
+                      WeightDtype input = WeightDtype::kBf16);
+// For Backend::MeasureColumns: LaunchBalance alone, which then leaves t in arrays.column.
+CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t cols);
+// For Backend::MeasureErrors of one candidate: LaunchBalance and LaunchScore for panels that cover
+// the tensor, then LaunchSumScores.
+CudaTensor PlanErrorMeasure(const QuantParams& params, int64_t rows, int64_t cols);
+// Whether these steps cover the method; the others are for the CPU.
+bool HasCudaSteps(const QuantParams& params);
+// Whether LaunchMoments must come first (README.md section 3).
+bool HasKurtosisGate(const QuantParams& params);
 
 // What balancing found out about one tile. Host and device share it, as it lies.
 struct DeviceTileOutcome {
@@ -72,7 +94,7 @@ struct DeviceTileOutcome {
 enum StoreFault : uint32_t {
   kColumnScaleFault = 1,
   kScaleFault = 2,
-  kZeroFault = 4,
+  kZeroFault = 4,  // or the minimum that stands for it (GGUF Q4_1)
 };
 
 // Figures of one tensor; the caller clears it (all bytes 0) before the first step.
@@ -87,10 +109,11 @@ struct DeviceSummary {
   uint32_t unused;          // keeps the size a multiple of 8
 };
 
-// Arrays of one tensor on the device. Group arrays are indexed e = row * tiles + tile.
+// Arrays of one tensor on the device. Group arrays are indexed e = row * groups_per_row + j, in
+// both tilings.
 struct DeviceArrays {
-  float* column = nullptr;          // [K] t, after LaunchStore what a reader sees
-  float* inverse_column = nullptr;  // [K] factors of w for the final codes
+  float* column = nullptr;          // [columns] t, after LaunchStore what a reader sees
+  float* inverse_column = nullptr;  // [columns] factors of w for the final codes
   float* scale = nullptr;           // [M] after LaunchStore what a reader sees
   float* zero = nullptr;            // [M] likewise
   float* error = nullptr;           // [M]
@@ -98,6 +121,9 @@ struct DeviceArrays {
   float* exact_scale = nullptr;     // [M] profile upstream only: what its codes are made with
   float* exact_zero = nullptr;      // [M] likewise
   float* row_factor = nullptr;      // [M] 1/r, likewise
+  float* minimum = nullptr;         // [M] GGUF Q4_1 only, after LaunchStore
+  double* tile_error = nullptr;     // [tiles] of PlanErrorMeasure only
+  double* tile_power = nullptr;     // [tiles] likewise
   DeviceTileOutcome* outcomes = nullptr;  // [tiles]
   DeviceSummary* summary = nullptr;
   void* partials = nullptr;  // block results of reductions over the whole tensor
@@ -106,27 +132,49 @@ struct DeviceArrays {
 size_t DeviceArraysBytes(const CudaTensor& tensor);
 DeviceArrays LayOutDeviceArrays(const CudaTensor& tensor, void* memory);
 
+// Folded inputs: the weights of a piece as F32, [rows, cols] without gaps, and the view of them
+// that every later step takes instead. `folded` has FoldedBytes(weights).
+size_t FoldedBytes(const DeviceWeights& weights);
+DeviceWeights FoldedView(const DeviceWeights& weights, const void* folded);
+int LaunchFold(const DeviceWeights& weights, void* folded, CudaStream stream);
+
 // Adds the moments of the rows in `weights` (all columns) to summary->moments. `workspace` has
 // MomentsBytes(weights.rows).
 size_t MomentsBytes(int64_t rows);
 int LaunchMoments(const CudaTensor& tensor, const DeviceWeights& weights,
                   const DeviceArrays& arrays, void* workspace, CudaStream stream);
 
-// A range of tiles: `weights` holds all rows and the columns of tiles [first_tile, first_tile +
-// tiles), maybe more. `workspace` has PanelBytes(tensor, tiles) and must stay untouched from
-// LaunchBalance to the end of LaunchFit of the same panel.
+// A range of tiles: `weights` holds at least ExtentOf(panel). `workspace` has PanelBytes(tensor,
+// tiles) and must stay untouched from LaunchBalance to the end of LaunchFit of the same panel.
 struct TilePanel {
   int64_t first_tile = 0, tiles = 0;
 };
+// Rows [first, last) of the tensor, empty if equal.
+struct RowRange {
+  int64_t first = 0, last = 0;
+};
+struct PanelExtent {
+  RowRange rows;
+  int64_t first_col = 0, cols = 0;
+};
+// The smallest rectangle around the tiles.
+PanelExtent ExtentOf(const CudaTensor& tensor, const TilePanel& panel);
 size_t PanelBytes(const CudaTensor& tensor, int64_t tiles);
-// Sets arrays.outcomes, arrays.column (t, rounded to F16 in profile default) of the panel.
+// Sets arrays.outcomes, arrays.column (t, in profile default rounded as it will be stored) of the
+// panel.
 int LaunchBalance(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
                   const DeviceArrays& arrays, void* workspace, CudaStream stream);
 // Sets arrays.scale, arrays.zero (profile upstream: also the exact ones and row_factor).
 int LaunchFit(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
               const DeviceArrays& arrays, void* workspace, CudaStream stream);
 
-// The stored planes but the codes, in the order of PlanesOf: planes[0] is not looked at. Sets
+// Sets arrays.tile_error and tile_power of the panel.
+int LaunchScore(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
+                const DeviceArrays& arrays, void* workspace, CudaStream stream);
+// Measurement::error and ::power into summary->error and ->power.
+int LaunchSumScores(const CudaTensor& tensor, const DeviceArrays& arrays, CudaStream stream);
+
+// The stored planes but the codes, in the order of PlanesOf: plane[0] is not looked at. Sets
 // arrays.column, inverse_column, scale, zero to what a reader will see, and summary->faults.
 inline constexpr int kMaxPlanes = 8;
 struct DevicePlanes {
@@ -135,9 +183,10 @@ struct DevicePlanes {
 int LaunchStore(const CudaTensor& tensor, const DeviceArrays& arrays, const DevicePlanes& planes,
                 CudaStream stream);
 
-// Packed rows of plane kCodes: `rows` of them, each of `row_bytes`. Packed row q is made of the
+// What LaunchEncode writes: `rows` packed rows, each of `row_bytes`. Packed row q is made of the
 // group rows q, q + rows, q + 2 * rows, ... : `strands` of them, each from another part of the
-// tensor (README.md section 6).
+// tensor (README.md section 6). In layouts that do not pack so there is one strand, and a packed
+// row holds a group's codes as bytes, or its dense values: together the matrix row by row.
 struct PackedRows {
   int64_t rows = 0;
   size_t row_bytes = 0;
@@ -146,10 +195,6 @@ struct PackedRows {
 inline constexpr int kMaxStrands = 10;
 PackedRows PackedRowsOf(const CudaTensor& tensor);
 
-// Rows [first, last) of the tensor, empty if equal.
-struct RowRange {
-  int64_t first = 0, last = 0;
-};
 // The weights' rows that strand `strand` of packed rows [first, last) reads.
 RowRange RowsOfStrand(const CudaTensor& tensor, int64_t first, int64_t last, int strand);
 
@@ -163,6 +208,20 @@ struct EncodeRange {
 };
 int LaunchEncode(const CudaTensor& tensor, const EncodeRange& range, const DeviceArrays& arrays,
                  CudaStream stream);
+
+// Layouts whose codes LaunchEncode leaves as bytes for LaunchPack.
+bool IsPackedApart(const CudaTensor& tensor);
+// What some rows of the tensor become in the first plane (section 12): `lines` pieces of
+// `line_bytes`, `plane_pitch_bytes` apart in the plane, the first at `plane_offset_bytes`.
+// rows.first is a multiple of 32, and rows.last too or the number of rows.
+struct PackedPiece {
+  int64_t lines = 0;
+  size_t line_bytes = 0, plane_pitch_bytes = 0, plane_offset_bytes = 0;
+};
+PackedPiece PieceOf(const CudaTensor& tensor, const RowRange& rows);
+// Packs codes [rows, cols] into `lines`: the piece without gaps. After LaunchStore.
+int LaunchPack(const CudaTensor& tensor, const RowRange& rows, const uint8_t* codes,
+               const DeviceArrays& arrays, void* lines, CudaStream stream);
 
 // summary->error and ->power from arrays.error and arrays.power.
 int LaunchSumErrors(const CudaTensor& tensor, const DeviceArrays& arrays, CudaStream stream);

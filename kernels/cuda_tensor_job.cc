@@ -113,63 +113,58 @@ absl::Status CudaTensorJob::CopyFactors() {
   return absl::OkStatus();
 }
 
-DeviceWeights CudaTensorJob::WeightsAt(const std::byte* data) const {
-  DeviceWeights weights = whole_;
-  weights.data = data;
-  weights.rows = tensor_.rows;
-  weights.cols = weights.stride = tensor_.cols;
-  weights.dtype = call_.in.dtype;
-  return weights;
-}
-
 absl::Status CudaTensorJob::CopyResident() {
   if (!plan_.resident) return absl::OkStatus();
   MovingMemory memory(moving_, plan_.moving_bytes);
-  const absl::StatusOr<DeviceWeights> weights = Rows(0, tensor_.rows, memory);
+  const absl::StatusOr<DeviceWeights> weights = Rows({0, tensor_.rows}, memory);
   if (!weights.ok()) return weights.status();
   whole_ = *weights;
   const absl::StatusOr<std::byte*> codes = memory.Take(CodesBytes(tensor_, plan_.encode_rows));
   if (!codes.ok()) return codes.status();
   codes_ = *codes;
+  const absl::StatusOr<std::byte*> lines = memory.Take(LinesBytes({0, tensor_.rows}));
+  if (!lines.ok()) return lines.status();
+  lines_ = *lines;
   const absl::StatusOr<std::byte*> workspace = memory.Take(0);
   if (!workspace.ok()) return workspace.status();
   workspace_ = *workspace;
   return slot_.clock().Mark(CudaPhase::kCopyIn);
 }
 
-absl::StatusOr<DeviceWeights> CudaTensorJob::Rows(int64_t first, int64_t last,
-                                                  MovingMemory& memory) {
-  const size_t row_bytes = static_cast<size_t>(tensor_.cols) * BytesPerElement(call_.in.dtype);
-  const size_t rows = static_cast<size_t>(last - first);
-  const absl::StatusOr<std::byte*> piece = memory.Take(rows * row_bytes);
-  if (!piece.ok()) return piece.status();
-  const HostRows from{call_.in.data + static_cast<size_t>(first) * row_bytes, row_bytes, rows,
-                      row_bytes};
-  if (absl::Status status = CopyIn(*piece, from); !status.ok()) return status;
-  DeviceWeights weights = WeightsAt(*piece);
-  weights.first_row = first;
-  weights.rows = last - first;
-  return weights;
+absl::StatusOr<DeviceWeights> CudaTensorJob::Rectangle(const PanelExtent& extent,
+                                                       MovingMemory& memory) {
+  const MatrixView& in = call_.in;
+  const int64_t rows = extent.rows.last - extent.rows.first;
+  DeviceWeights weights = whole_;
+  weights.first_row = extent.rows.first;
+  weights.rows = rows;
+  weights.first_col = extent.first_col;
+  weights.cols = weights.stride = extent.cols;
+  weights.dtype = in.dtype;
+  weights.block_scales_per_row = (in.cols + kFp8BlockSize - 1) / kFp8BlockSize;
+  const absl::StatusOr<std::byte*> raw = memory.Take(RawBytes(in, rows, extent.cols));
+  if (!raw.ok()) return raw.status();
+  weights.data = *raw;
+  const size_t element_bytes = BytesPerElement(in.dtype);
+  const HostRows from{
+      in.data + static_cast<size_t>(extent.rows.first * in.cols + extent.first_col) * element_bytes,
+      static_cast<size_t>(extent.cols) * element_bytes, static_cast<size_t>(rows),
+      static_cast<size_t>(in.cols) * element_bytes};
+  if (absl::Status status = CopyIn(*raw, from); !status.ok()) return status;
+  if (!in.is_folded() || rows == 0) return weights;
+  const absl::StatusOr<std::byte*> folded = memory.Take(FoldedBytes(weights));
+  if (!folded.ok()) return folded.status();
+  absl::Status status = Launched(LaunchFold(weights, *folded, slot_.stream()), "LaunchFold");
+  if (!status.ok()) return status;
+  return FoldedView(weights, *folded);
 }
 
-absl::StatusOr<DeviceWeights> CudaTensorJob::Columns(const TilePanel& panel, MovingMemory& memory) {
-  const size_t element_bytes = BytesPerElement(call_.in.dtype);
-  const int64_t first_col = panel.first_tile * tensor_.group, cols = panel.tiles * tensor_.group;
-  const size_t row_bytes = static_cast<size_t>(cols) * element_bytes;
-  const size_t rows = static_cast<size_t>(tensor_.rows);
-  const absl::StatusOr<std::byte*> piece = memory.Take(rows * row_bytes);
-  if (!piece.ok()) return piece.status();
-  const HostRows from{call_.in.data + static_cast<size_t>(first_col) * element_bytes, row_bytes,
-                      rows, static_cast<size_t>(tensor_.cols) * element_bytes};
-  if (absl::Status status = CopyIn(*piece, from); !status.ok()) return status;
-  DeviceWeights weights = WeightsAt(*piece);
-  weights.first_col = first_col;
-  weights.cols = weights.stride = cols;
-  return weights;
+absl::StatusOr<DeviceWeights> CudaTensorJob::Rows(const RowRange& rows, MovingMemory& memory) {
+  return Rectangle({rows, 0, tensor_.cols}, memory);
 }
 
 absl::Status CudaTensorJob::ApplyKurtosisGate() {
-  if (!AsksKurtosis(tensor_.params)) return absl::OkStatus();
+  if (!HasKurtosisGate(tensor_.params)) return absl::OkStatus();
   if (absl::Status status = TakeMoments(); !status.ok()) return status;
   DeviceSummary summary;
   absl::Status status =
@@ -183,7 +178,7 @@ absl::Status CudaTensorJob::ApplyKurtosisGate() {
   stats.kurtosis_gate_closed = true;
   QuantParams params = tensor_.params;
   params.method = Method::kRtn;
-  tensor_ = PlanTensor(params, tensor_.rows, tensor_.cols);
+  tensor_ = PlanTensor(params, tensor_.rows, tensor_.cols, call_.in.dtype);
   arrays_ = LayOutDeviceArrays(tensor_, arrays_memory_);
   return ClearSummary();
 }
@@ -196,7 +191,7 @@ absl::Status CudaTensorJob::TakeMoments() {
     std::byte* workspace = workspace_;
     if (!plan_.resident) {
       MovingMemory memory(moving_, plan_.moving_bytes);
-      const absl::StatusOr<DeviceWeights> rows = Rows(first, last, memory);
+      const absl::StatusOr<DeviceWeights> rows = Rows({first, last}, memory);
       if (!rows.ok()) return rows.status();
       weights = *rows;
       const absl::StatusOr<std::byte*> rest = memory.Take(MomentsBytes(last - first));
@@ -225,9 +220,9 @@ absl::Status CudaTensorJob::BalancePanel(const TilePanel& panel) {
   std::byte* workspace = workspace_;
   if (!plan_.resident) {
     MovingMemory memory(moving_, plan_.moving_bytes);
-    const absl::StatusOr<DeviceWeights> columns = Columns(panel, memory);
-    if (!columns.ok()) return columns.status();
-    weights = *columns;
+    const absl::StatusOr<DeviceWeights> around = Rectangle(ExtentOf(tensor_, panel), memory);
+    if (!around.ok()) return around.status();
+    weights = *around;
     const absl::StatusOr<std::byte*> rest = memory.Take(PanelBytes(tensor_, panel.tiles));
     if (!rest.ok()) return rest.status();
     workspace = *rest;
@@ -257,29 +252,61 @@ absl::Status CudaTensorJob::Encode() {
 absl::Status CudaTensorJob::EncodeRows(int64_t first, int64_t last) {
   EncodeRange range{first, last, {}, codes_};
   std::fill_n(range.strands, kMaxStrands, whole_);
+  const RowRange rows{first / tensor_.groups_per_row, last / tensor_.groups_per_row};
+  std::byte* lines = lines_;
   if (!plan_.resident) {
     MovingMemory memory(moving_, plan_.moving_bytes);
     if (absl::Status status = CopyStrands(range, memory); !status.ok()) return status;
     const absl::StatusOr<std::byte*> codes = memory.Take(CodesBytes(tensor_, last - first));
     if (!codes.ok()) return codes.status();
     range.codes = *codes;
+    const absl::StatusOr<std::byte*> apart = memory.Take(LinesBytes(rows));
+    if (!apart.ok()) return apart.status();
+    lines = *apart;
     if (absl::Status status = slot_.clock().Mark(CudaPhase::kCopyIn); !status.ok()) return status;
   }
   const int error = LaunchEncode(tensor_, range, arrays_, slot_.stream());
   if (absl::Status status = Launched(error, "LaunchEncode"); !status.ok()) return status;
-  if (absl::Status status = slot_.clock().Mark(CudaPhase::kCompute); !status.ok()) return status;
-  const size_t row_bytes = PackedRowsOf(tensor_).row_bytes;
-  absl::Status status = CopyOut(call_.planes[0].data() + static_cast<size_t>(first) * row_bytes,
-                                range.codes, static_cast<size_t>(last - first) * row_bytes);
+  absl::Status status =
+      IsPackedApart(tensor_) ? PackApart(rows, range.codes, lines) : CopyOutPackedRows(range);
   if (!status.ok()) return status;
   return slot_.clock().Mark(CudaPhase::kCopyOut);
+}
+
+absl::Status CudaTensorJob::CopyOutPackedRows(const EncodeRange& range) {
+  if (absl::Status status = slot_.clock().Mark(CudaPhase::kCompute); !status.ok()) return status;
+  const size_t row_bytes = PackedRowsOf(tensor_).row_bytes;
+  return CopyOut(call_.planes[0].data() + static_cast<size_t>(range.first) * row_bytes, range.codes,
+                 static_cast<size_t>(range.last - range.first) * row_bytes);
+}
+
+size_t CudaTensorJob::LinesBytes(const RowRange& rows) const {
+  if (!IsPackedApart(tensor_)) return 0;
+  const PackedPiece piece = PieceOf(tensor_, rows);
+  return static_cast<size_t>(piece.lines) * piece.line_bytes;
+}
+
+absl::Status CudaTensorJob::PackApart(const RowRange& rows, const void* codes, std::byte* lines) {
+  const int error =
+      LaunchPack(tensor_, rows, static_cast<const uint8_t*>(codes), arrays_, lines, slot_.stream());
+  if (absl::Status status = Launched(error, "LaunchPack"); !status.ok()) return status;
+  if (absl::Status status = slot_.clock().Mark(CudaPhase::kCompute); !status.ok()) return status;
+  const PackedPiece piece = PieceOf(tensor_, rows);
+  std::byte* const plane = call_.planes[0].data() + piece.plane_offset_bytes;
+  if (piece.line_bytes == piece.plane_pitch_bytes) return CopyOut(plane, lines, LinesBytes(rows));
+  for (size_t n = 0; n < static_cast<size_t>(piece.lines); ++n) {
+    absl::Status status = CopyOut(plane + n * piece.plane_pitch_bytes, lines + n * piece.line_bytes,
+                                  piece.line_bytes);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CudaTensorJob::CopyStrands(EncodeRange& range, MovingMemory& memory) {
   const int strands = PackedRowsOf(tensor_).strands;
   for (int s = 0; s < strands; ++s) {
     const RowRange rows = RowsOfStrand(tensor_, range.first, range.last, s);
-    const absl::StatusOr<DeviceWeights> weights = Rows(rows.first, rows.last, memory);
+    const absl::StatusOr<DeviceWeights> weights = Rows(rows, memory);
     if (!weights.ok()) return weights.status();
     range.strands[s] = *weights;
   }

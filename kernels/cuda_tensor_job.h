@@ -68,13 +68,16 @@ class CudaTensorJob {
   absl::Status Encode();
   absl::Status EncodeRows(int64_t first, int64_t last);
   absl::Status CopyStrands(EncodeRange& range, MovingMemory& memory);
+  absl::Status CopyOutPackedRows(const EncodeRange& range);
+  size_t LinesBytes(const RowRange& rows) const;
+  absl::Status PackApart(const RowRange& rows, const void* codes, std::byte* lines);
   absl::Status ReadBack();
   absl::Status ReadFigures();
   absl::Status CheckFaults(const DeviceSummary& summary) const;
 
-  DeviceWeights WeightsAt(const std::byte* data) const;
-  absl::StatusOr<DeviceWeights> Rows(int64_t first, int64_t last, MovingMemory& memory);
-  absl::StatusOr<DeviceWeights> Columns(const TilePanel& panel, MovingMemory& memory);
+  // A piece of the weights on the device, multiplied out if it is folded.
+  absl::StatusOr<DeviceWeights> Rectangle(const PanelExtent& extent, MovingMemory& memory);
+  absl::StatusOr<DeviceWeights> Rows(const RowRange& rows, MovingMemory& memory);
   absl::Status CopyIn(void* to, const HostRows& from);
   absl::Status CopyOut(std::byte* to, const void* from, size_t size_bytes);
   absl::Status Launched(int cuda_error, const char* step);
@@ -92,6 +95,7 @@ class CudaTensorJob {
   std::byte* moving_ = nullptr;
   std::byte* workspace_ = nullptr;  // resident only
   std::byte* codes_ = nullptr;      // resident only
+  std::byte* lines_ = nullptr;      // resident only
   DeviceWeights whole_;             // resident: all of it; else only the factors
   bool launch_failed_ = false;
   CudaPhaseSeconds seconds_{};

@@ -56,18 +56,26 @@ HWY_INLINE void StoreDense(const float* values, int count, WeightDtype dtype, st
   }
 }
 
+template <Coding kCoding, bool kIsBf16>
+struct DenseBody {
+  const MatrixView& in;
+  const EncodeParams& p;
+  std::byte* dense;
+  HWY_INLINE void operator()(int64_t /*i*/, int64_t row, int64_t col, const GroupPlace& place,
+                             ErrorPartials& partials) const {
+    const size_t width = in.dtype == WeightDtype::kF32 ? 4 : 2;
+    HWY_ALIGN float values[kMaxGroup];
+    EncodeGroupOf<kCoding, kIsBf16>(in, p, row, col, place, partials, ValueSink{values});
+    StoreDense(values, p.group, in.dtype, dense + width * static_cast<size_t>(row * in.cols + col));
+  }
+};
+
 template <Coding kCoding>
-HWY_INLINE void EncodeDenseRows(const MatrixView& in, const EncodeParams& p, int64_t first,
-                                int64_t count, std::byte* dense) {
-  const size_t width = in.dtype == WeightDtype::kF32 ? 4 : 2;
-  EncodeRows(in, p, first, count,
-             [&](int64_t, int64_t row, int64_t col, const GroupPlace& place,
-                 ErrorPartials& partials) {
-               HWY_ALIGN float values[kMaxGroup];
-               EncodeGroupOf<kCoding>(in, p, row, col, place, partials, ValueSink{values});
-               StoreDense(values, p.group, in.dtype,
-                          dense + width * static_cast<size_t>(row * in.cols + col));
-             });
+void EncodeDenseRows(const MatrixView& in, const EncodeParams& p, int64_t first, int64_t count,
+                     std::byte* dense) {
+  if (TilesAreBf16(in))
+    return EncodeRows(in, p, first, count, DenseBody<kCoding, true>{in, p, dense});
+  EncodeRows(in, p, first, count, DenseBody<kCoding, false>{in, p, dense});
 }
 
 void EncodeDense(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t count,

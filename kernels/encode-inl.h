@@ -168,16 +168,14 @@ HWY_INLINE void EncodeTransformed(const float* HWY_RESTRICT w, const EncodeParam
   errors.Store(place.slot, partials);
 }
 
-template <Coding kCoding, class Sink>
+template <Coding kCoding, bool kIsBf16, class Sink>
 HWY_INLINE void EncodeGroupOf(const MatrixView& in, const EncodeParams& p, int64_t row, int64_t col,
                               const GroupPlace& place, ErrorPartials& partials, const Sink& sink) {
-  if constexpr (kCoding != Coding::kHadamard) {
-    if (TilesAreBf16(in)) {
-      HWY_ALIGN uint16_t copy[kMaxGroup];
-      const uint16_t* const bits = Bf16Row(in, row, col, p.group, copy);
-      if (IsCloseRow(row)) return EncodeGroup<kCoding, true>(bits, p, place, partials, sink);
-      return EncodeGroup<kCoding, false>(bits, p, place, partials, sink);
-    }
+  if constexpr (kIsBf16 && kCoding != Coding::kHadamard) {
+    HWY_ALIGN uint16_t copy[kMaxGroup];
+    const uint16_t* const bits = Bf16Row(in, row, col, p.group, copy);
+    if (IsCloseRow(row)) return EncodeGroup<kCoding, true>(bits, p, place, partials, sink);
+    return EncodeGroup<kCoding, false>(bits, p, place, partials, sink);
   }
   HWY_ALIGN float values[kMaxGroup];
   WidenRow(in, row, col, p.group, values);
@@ -193,6 +191,7 @@ HWY_INLINE bool HasCloseRow(int64_t first, int64_t last) {
 }
 
 // Groups base .. base + count, at most 16; body(i, row, col, place, partials) codes the i-th.
+// Bodies are structs, because a lambda for so few values would not be inlined.
 template <class Body>
 HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t base,
                             int64_t count, const RowOrder& order, const Body& body) {
@@ -240,9 +239,21 @@ HWY_INLINE void StorePacked(const int32_t* HWY_RESTRICT words, size_t count, int
   for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(words[i]);
 }
 
-template <Coding kCoding>
-HWY_INLINE void EncodePacked(const MatrixView& in, const EncodeParams& p, int64_t first,
-                             int64_t last, std::byte* packed) {
+template <Coding kCoding, bool kIsBf16>
+struct PackBody {
+  const MatrixView& in;
+  const EncodeParams& p;
+  int32_t* words;
+  HWY_INLINE void operator()(int64_t i, int64_t row, int64_t col, const GroupPlace& place,
+                             ErrorPartials& partials) const {
+    EncodeGroupOf<kCoding, kIsBf16>(in, p, row, col, place, partials,
+                                    PackSink{words + i * p.group, p.bits});
+  }
+};
+
+template <Coding kCoding, bool kIsBf16>
+HWY_INLINE void EncodePackedOf(const MatrixView& in, const EncodeParams& p, int64_t first,
+                               int64_t last, std::byte* packed) {
   const CodePacking& packing = PackingFor(p.bits);
   const int64_t group_rows = in.rows * (in.cols / p.group);
   const int64_t step = (group_rows + packing.codes_per_word - 1) / packing.codes_per_word;
@@ -254,17 +265,19 @@ HWY_INLINE void EncodePacked(const MatrixView& in, const EncodeParams& p, int64_
     for (int64_t chunk = 0; chunk < packing.codes_per_word; ++chunk) {
       const int64_t base = q + chunk * step;
       const int64_t present = std::clamp<int64_t>(group_rows - base, 0, count);
-      EncodeBatch(in, p, base, present, order,
-                  [&](int64_t i, int64_t row, int64_t col, const GroupPlace& place,
-                      ErrorPartials& partials) {
-                    EncodeGroupOf<kCoding>(in, p, row, col, place, partials,
-                                           PackSink{words + i * p.group, p.bits});
-                  });
+      EncodeBatch(in, p, base, present, order, PackBody<kCoding, kIsBf16>{in, p, words});
       for (int64_t i = present * p.group; i < count * p.group; ++i) words[i] <<= p.bits;
     }
     StorePacked(words, static_cast<size_t>(count * p.group), packing.word_bytes,
                 packed + static_cast<size_t>(q * p.group * packing.word_bytes));
   }
+}
+
+template <Coding kCoding>
+void EncodePacked(const MatrixView& in, const EncodeParams& p, int64_t first, int64_t last,
+                  std::byte* packed) {
+  if (TilesAreBf16(in)) return EncodePackedOf<kCoding, true>(in, p, first, last, packed);
+  EncodePackedOf<kCoding, false>(in, p, first, last, packed);
 }
 
 void Encode(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t last,
@@ -303,14 +316,24 @@ struct ByteSink {
   }
 };
 
+template <bool kIsBf16>
+struct ByteBody {
+  const MatrixView& in;
+  const EncodeParams& p;
+  int64_t first;
+  uint8_t* codes;
+  HWY_INLINE void operator()(int64_t /*i*/, int64_t row, int64_t col, const GroupPlace& place,
+                             ErrorPartials& partials) const {
+    EncodeGroupOf<Coding::kStored, kIsBf16>(in, p, row, col, place, partials,
+                                            ByteSink{codes + (row - first) * in.cols + col});
+  }
+};
+
 void EncodeRowBytes(const MatrixView& in, const EncodeParams& params, int64_t first, int64_t count,
                     uint8_t* codes) {
-  EncodeRows(in, params, first, count,
-             [&](int64_t, int64_t row, int64_t col, const GroupPlace& place,
-                 ErrorPartials& partials) {
-               EncodeGroupOf<Coding::kStored>(in, params, row, col, place, partials,
-                                              ByteSink{codes + (row - first) * in.cols + col});
-             });
+  if (TilesAreBf16(in))
+    return EncodeRows(in, params, first, count, ByteBody<true>{in, params, first, codes});
+  EncodeRows(in, params, first, count, ByteBody<false>{in, params, first, codes});
 }
 
 }  // namespace HWY_NAMESPACE

@@ -1,5 +1,5 @@
-// Arithmetic of a column scale that is moved into the tensors before a layer (README.md section 13).
-// Scalar: it touches vectors and the few matrices that stay dense.
+// Arithmetic of a column scale that is moved into the tensors before a layer (README.md section
+// 13). Scalar: it touches vectors and the few matrices that stay dense.
 #ifndef SINQ_KERNELS_FOLDING_H_
 #define SINQ_KERNELS_FOLDING_H_
 

@@ -55,8 +55,8 @@ absl::Status GroupStore::Store(const GroupValues& values) {
 }
 
 absl::Status GroupStore::StoreNative(const GroupValues& values) {
-  absl::Status status = StoreValues(ops_, values.column, params().aux, "column scale",
-                                    Out(PlaneKind::kColumnScale));
+  absl::Status status =
+      StoreValues(ops_, values.column, params().aux, "column scale", Out(PlaneKind::kColumnScale));
   if (!status.ok()) return status;
   if (params().aux == AuxStorage::kU8) return StoreGrids(values);
   status = StoreValues(ops_, values.scale, params().aux, "scale", Out(PlaneKind::kScale));
@@ -66,10 +66,9 @@ absl::Status GroupStore::StoreNative(const GroupValues& values) {
 }
 
 absl::Status GroupStore::StoreGrids(const GroupValues& values) {
-  absl::Status status =
-      QuantizeAux(ops_, values.scale, kAuxStrands, params().profile,
-                  CodesOut(PlaneKind::kScaleCode), Out(PlaneKind::kScaleStep),
-                  Out(PlaneKind::kScaleMin));
+  absl::Status status = QuantizeAux(ops_, values.scale, kAuxStrands, params().profile,
+                                    CodesOut(PlaneKind::kScaleCode), Out(PlaneKind::kScaleStep),
+                                    Out(PlaneKind::kScaleMin));
   if (!status.ok()) return status;
   if (params().symmetric) {
     return StoreValues(ops_, values.zero.first(1), params().aux, "zero", Out(PlaneKind::kZero));

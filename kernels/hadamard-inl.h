@@ -14,9 +14,7 @@ HWY_BEFORE_NAMESPACE();
 namespace sinq::kernels {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE float HadamardFactor(int group) {
-  return 1.0f / std::sqrt(static_cast<float>(group));
-}
+HWY_INLINE float HadamardFactor(int group) { return 1.0f / std::sqrt(static_cast<float>(group)); }
 
 // `y` [group][kLanes]: one group in each lane.
 HWY_INLINE void TransformLanes(float* HWY_RESTRICT y, int group) {

@@ -9,18 +9,18 @@
 
 namespace sinq::kernels {
 
-inline float Bf16ToFloat(uint16_t bits) {
+constexpr float Bf16ToFloat(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
 // To the nearest BF16, ties to even; overflow gives infinity. Not for NaN.
-inline float RoundToBf16(float value) {
+constexpr float RoundToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   return std::bit_cast<float>((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
 }
 
 // Exact, subnormals, infinities and NaN included.
-inline float F16ToFloat(uint16_t bits) {
+constexpr float F16ToFloat(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
   const uint32_t exponent = (bits >> 10) & 0x1f;
   const uint32_t mantissa = bits & 0x3ff;
@@ -33,7 +33,7 @@ inline float F16ToFloat(uint16_t bits) {
 }
 
 // Overflow gives infinity.
-inline uint16_t FloatToF16(float value) {
+constexpr uint16_t FloatToF16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   const uint32_t magnitude = bits & 0x7fffffff;
@@ -48,20 +48,20 @@ inline uint16_t FloatToF16(float value) {
   return sign | static_cast<uint16_t>((magnitude - 0x38000000 + 0xfff + odd) >> 13);
 }
 
-inline float RoundToF16(float value) { return F16ToFloat(FloatToF16(value)); }
+constexpr float RoundToF16(float value) { return F16ToFloat(FloatToF16(value)); }
 
 // Largest F16 not above / smallest not below `value`; finite inputs within the F16 range.
-inline float F16Below(float value) {
+constexpr float F16Below(float value) {
   const float nearest = RoundToF16(value);
   if (nearest <= value) return nearest;
   const uint16_t bits = FloatToF16(value);
   if ((bits & 0x7fff) == 0) return F16ToFloat(0x8001);
   return F16ToFloat(bits & 0x8000 ? bits + 1 : bits - 1);
 }
-inline float F16Above(float value) { return -F16Below(-value); }
+constexpr float F16Above(float value) { return -F16Below(-value); }
 
 // FP8 E4M3, FN variant: no infinities, 0x7f and 0xff are NaN, largest 448.
-inline float E4m3ToFloat(uint8_t bits) {
+constexpr float E4m3ToFloat(uint8_t bits) {
   const int exponent = (bits >> 3) & 0xf;
   const int mantissa = bits & 7;
   float magnitude;

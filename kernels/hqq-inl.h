@@ -8,26 +8,23 @@
 
 #include <algorithm>
 
-#include "kernels/deterministic_math.h"
 #include "kernels/fit-inl.h"
+#include "kernels/power-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace sinq::kernels {
 namespace HWY_NAMESPACE {
 
 // sign(miss) * max(|miss| - |miss|^(p-1) / beta, 0), p = 0.7, beta = 10; |miss| within 1e-5 .. 1e5.
-// Under kShrinkFrom that is 0 for sure, so the power is seldom needed.
+// Under 0.17 that is 0 for sure, so the power is often not needed.
 HWY_INLINE VF Shrink(VF miss) {
   const DF d;
-  constexpr float kShrinkFrom = 0.17f;
+  const VF least = hn::Set(d, 0.17f);
   const VF size = Clamp(hn::Abs(miss), hn::Set(d, 1e-5f), hn::Set(d, 1e5f));
-  if (hn::AllTrue(d, hn::Lt(size, hn::Set(d, kShrinkFrom)))) return hn::Zero(d);
-  HWY_ALIGN float sizes[kLanes], powers[kLanes];
-  hn::Store(size, d, sizes);
-  for (size_t lane = 0; lane < kLanes; ++lane)
-    powers[lane] = sizes[lane] < kShrinkFrom ? sizes[lane] * 16.0f : Power(sizes[lane], -0.3);
-  const VF left = hn::Sub(size, hn::Mul(hn::Set(d, 0.1f), hn::Load(d, powers)));
-  return hn::CopySign(hn::Max(left, hn::Zero(d)), miss);
+  if (hn::AllTrue(d, hn::Lt(size, least))) return hn::Zero(d);
+  const VF left = hn::Sub(size, hn::Mul(hn::Set(d, 0.1f), PowerOf(size, -0.3)));
+  const VF shrunk = hn::IfThenElseZero(hn::Ge(size, least), hn::Max(left, hn::Zero(d)));
+  return hn::CopySign(shrunk, miss);
 }
 
 struct HqqRound {
@@ -60,8 +57,8 @@ HWY_INLINE VF HqqInverse(VF low, VF high, VF top, bool upstream) {
     const VF inverse = hn::Mul(top, Reciprocal(range));
     return hn::IfThenElse(hn::Gt(inverse, hn::Zero(d)), inverse, one);
   }
-  const VF inverse = hn::IfThenElse(hn::Le(range, hn::Set(d, 1e-4f)), hn::Set(d, 1.0f),
-                                    hn::Div(top, range));
+  const VF inverse =
+      hn::IfThenElse(hn::Le(range, hn::Set(d, 1e-4f)), hn::Set(d, 1.0f), hn::Div(top, range));
   return Clamp(inverse, hn::Set(d, 1e-5f), hn::Set(d, 2e4f));
 }
 

@@ -120,7 +120,7 @@ class RowScanner {
 };
 
 // Rows are far apart, so the hardware does not see the next one coming.
-HWY_INLINE void PrefetchRow(const MatrixView& in, int64_t row, const TileRange& range,
+HWY_INLINE void PrefetchRow(const MatrixView& in, int64_t row, TileRange range,
                             size_t element_bytes) {
   constexpr int64_t kRowsAhead = 16;
   constexpr size_t kLineBytes = 64;
@@ -131,7 +131,8 @@ HWY_INLINE void PrefetchRow(const MatrixView& in, int64_t row, const TileRange& 
     hwy::Prefetch(from + at);
 }
 
-HWY_INLINE TileScan LoadBf16Tile(const MatrixView& in, const TileRange& range, uint16_t* rows) {
+// `range` by value: behind a reference every vector store would have it read again.
+HWY_INLINE TileScan LoadBf16Tile(const MatrixView& in, TileRange range, uint16_t* rows) {
   TileScan scan;
   RowScanner<uint16_t> scanner(0x7f80);
   HWY_ALIGN uint16_t copy[kMaxGroup];

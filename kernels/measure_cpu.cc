@@ -47,8 +47,9 @@ Measurement MeasureTile(const TileOps& ops, const ReadyTile& ready, const FitPar
 
 // Candidates that share balanced tiles.
 bool ShareTiles(const MatrixView& in, const QuantParams& a, const QuantParams& b) {
-  return GroupOf(in, a) == GroupOf(in, b) && a.profile == b.profile && Balances(a.method) ==
-         Balances(b.method) && (a.method == Method::kRtn) == (b.method == Method::kRtn);
+  return GroupOf(in, a) == GroupOf(in, b) && a.profile == b.profile &&
+         Balances(a.method) == Balances(b.method) &&
+         (a.method == Method::kRtn) == (b.method == Method::kRtn);
 }
 
 // All candidates that share tiles with candidate `first`.

@@ -126,8 +126,9 @@ void CheckMethod(const QuantParams& params, Sentences& violations) {
                                       "with own_column_scale true"));
   }
   if (rounding == Rounding::kHadamard && params.layout != Layout::kDense) {
-    violations.push_back("method hadamard leaves transformed weights that no format reads; use "
-                         "layout dense");
+    violations.push_back(
+        "method hadamard leaves transformed weights that no format reads; use "
+        "layout dense");
   }
   if (rounding == Rounding::kHadamard && params.tiling == Tiling::k2D)
     violations.push_back("method hadamard has no tiles; use tiling 1D");

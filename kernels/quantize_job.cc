@@ -69,8 +69,7 @@ QuantizeJob::QuantizeJob(const TileOps& ops, const MatrixView& in, const QuantPa
 void QuantizeJob::TakeArrays(Arena& arena) {
   arrays_.Take(arena, grid_.column_count(), grid_.group_count(), upstream());
   store_.Take(arena, grid_.column_count(), grid_.group_count());
-  if (uses_activations())
-    activation_arrays_.Take(arena, in_.cols, grid_.group_count(), upstream());
+  if (uses_activations()) activation_arrays_.Take(arena, in_.cols, grid_.group_count(), upstream());
 }
 
 size_t QuantizeJob::FixedBytes() {
@@ -185,8 +184,7 @@ void QuantizeJob::FitDefault(const ReadyTile& ready) {
 void QuantizeJob::FitHqqDefault(const ReadyTile& ready, const float* u) {
   HqqOutcome& hqq = ready.arrays->hqq;
   ops_.fit_hqq(ready.tile, {u, nullptr}, MakeFitParams(), &hqq);
-  std::copy_n(hqq.history + BestRound(hqq.error) * hqq.stride, ready.tile.rows,
-              ready.arrays->zero);
+  std::copy_n(hqq.history + BestRound(hqq.error) * hqq.stride, ready.tile.rows, ready.arrays->zero);
 }
 
 void QuantizeJob::FitHqqUpstream(const ReadyTile& ready, const UpstreamFactors& factors) {
@@ -196,6 +194,7 @@ void QuantizeJob::FitHqqUpstream(const ReadyTile& ready, const UpstreamFactors& 
   const float* last_used = hqq.history + (kHqqRounds - 2) * hqq.stride;
   int64_t e = grid_.FirstGroup(ready.index);
   for (int64_t i = 0; i < ready.tile.rows; ++i, e += grid_.GroupStride()) {
+    arrays_.row_factor[e] = ready.arrays->balance.best_row_scale[i];
     arrays_.exact_scale[e] = hqq.inverse[i];
     arrays_.exact_zero[e] = last_used[i];
     arrays_.scale[e] = hqq.scale[i];
@@ -215,15 +214,13 @@ void QuantizeJob::FitUpstream(const ReadyTile& ready) {
   float* row_factor = buffers.balance.row_reciprocal;
   const int64_t rows = ready.tile.rows;
   for (int64_t i = 0; i < rows; ++i) row_factor[i] = 1.0f / buffers.balance.best_row_scale[i];
-  int64_t e = grid_.FirstGroup(ready.index);
-  for (int64_t i = 0; i < rows; ++i, e += grid_.GroupStride())
-    arrays_.row_factor[e] = buffers.balance.best_row_scale[i];
   if (is_hqq()) return FitHqqUpstream(ready, {u, row_factor});
   ops_.fit_upstream(ready.tile, {u, row_factor}, MakeFitParams(), buffers.scale, buffers.zero);
-  e = grid_.FirstGroup(ready.index);
+  int64_t e = grid_.FirstGroup(ready.index);
   for (int64_t i = 0; i < rows; ++i, e += grid_.GroupStride()) {
     // Neighbours in a column are far apart here; what follows from these is made in
     // FinishUpstream.
+    arrays_.row_factor[e] = buffers.balance.best_row_scale[i];
     arrays_.exact_scale[e] = buffers.scale[i];
     arrays_.exact_zero[e] = buffers.zero[i];
   }
@@ -296,8 +293,8 @@ absl::Status QuantizeJob::Store() {
 // The groups of each row of tiles, from tile order to row order.
 void QuantizeJob::ToRowOrder() {
   const int64_t side = grid_.group(), tiles = grid_.groups_per_row();
-  for (float* array : {arrays_.scale, arrays_.zero, arrays_.exact_scale, arrays_.exact_zero,
-                       arrays_.row_factor}) {
+  for (float* array :
+       {arrays_.scale, arrays_.zero, arrays_.exact_scale, arrays_.exact_zero, arrays_.row_factor}) {
     if (array == nullptr) continue;
     for (float* block = array; block < array + grid_.group_count(); block += side * tiles) {
       for (int64_t j = 0; j < tiles; ++j) {
@@ -341,8 +338,7 @@ EncodeParams QuantizeJob::MakeEncodeParams() const {
 }
 
 absl::Status QuantizeJob::Encode(const PassContext& context) {
-  if (upstream() && symmetric())
-    std::fill_n(arrays_.exact_zero, grid_.group_count(), 0.0f);
+  if (upstream() && symmetric()) std::fill_n(arrays_.exact_zero, grid_.group_count(), 0.0f);
   const EncodeParams encode = MakeEncodeParams();
   if (params().layout == Layout::kDense) return EncodeDense(context, encode);
   return UsesFusedEncoder() ? EncodePacked(context, encode) : EncodeForeign(context, encode);

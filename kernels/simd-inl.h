@@ -90,8 +90,8 @@ HWY_INLINE VF RoundVectorToBf16(VF x) {
   const DU du;
   const auto bits = hn::BitCast(du, x);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
-  return hn::BitCast(d, hn::And(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu))),
-                                hn::Set(du, 0xffff0000u)));
+  return hn::BitCast(
+      d, hn::And(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu))), hn::Set(du, 0xffff0000u)));
 }
 
 }  // namespace HWY_NAMESPACE

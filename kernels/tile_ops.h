@@ -89,12 +89,12 @@ struct HqqOutcome {
 
 // How a value becomes a code.
 enum class Coding : uint8_t {
-  kStored,        // fma(w*column, rcp(scale), zero): profile default
-  kDivide,        // ((w*column)*row_factor) / scale + zero: profile upstream
-  kMultiply,      // the same with * instead of /: HQQ in profile upstream
-  kBook,          // kStored, then the nearest value of the codebook
-  kBookDivide,    // kDivide, then the nearest value of the codebook
-  kHadamard,      // kStored on the transformed group
+  kStored,      // fma(w*column, rcp(scale), zero): profile default
+  kDivide,      // ((w*column)*row_factor) / scale + zero: profile upstream
+  kMultiply,    // the same with * instead of /: HQQ in profile upstream
+  kBook,        // kStored, then the nearest value of the codebook
+  kBookDivide,  // kDivide, then the nearest value of the codebook
+  kHadamard,    // kStored on the transformed group
 };
 
 // Final codes of one tensor from stored values (profile default) or from the exact ones (upstream).
@@ -135,10 +135,10 @@ struct EncodeParams {
 // One candidate of the activation-aware search on 32 rows (README.md section 10).
 struct ScaledRtn {
   int bits = 4, group = 64;
-  float range_floor = 0;            // least range of a group
-  const float* forward = nullptr;   // [K] y = (w * forward) * row_reciprocal
-  const float* backward = nullptr;  // [K] w' = ((q - z) * (s * row_scale)) * backward
-  const float* row_scale = nullptr;       // [rows of the matrix, tiles]; nullptr: 1
+  float range_floor = 0;             // least range of a group
+  const float* forward = nullptr;    // [K] y = (w * forward) * row_reciprocal
+  const float* backward = nullptr;   // [K] w' = ((q - z) * (s * row_scale)) * backward
+  const float* row_scale = nullptr;  // [rows of the matrix, tiles]; nullptr: 1
 };
 
 // Grids of 8-bit auxiliaries, one for each column (README.md section 5).

@@ -28,8 +28,7 @@ absl::Status FirstBadRow(const MatrixView& in, const std::vector<TileOutcome>& o
 absl::Status ForItems(const PassContext& context, int64_t count, const char* what,
                       absl::FunctionRef<void(std::byte* slot, int64_t item)> body) {
   const size_t items = static_cast<size_t>(count);
-  const size_t room =
-      context.slot_bytes == 0 ? items : context.slots.size() / context.slot_bytes;
+  const size_t room = context.slot_bytes == 0 ? items : context.slots.size() / context.slot_bytes;
   const size_t lanes = std::clamp<size_t>(room, 1, items);
   std::atomic<bool> stopped = false;
   context.parallel_for(lanes, [&](size_t lane) {

@@ -12,8 +12,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/backend.h"
 #include "server/base/clock.h"
 #include "server/base/config.h"
@@ -31,6 +34,7 @@
 #include "server/rpc/grpc_server.h"
 #include "server/scheduler/scheduler.h"
 #include "server/worker/job_runner.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 namespace {
@@ -41,13 +45,28 @@ constexpr int kExitFailure = 1, kExitUsage = 2;
 constexpr int kHandlerThreads = kMaxTensorStreams + 16;
 constexpr absl::Duration kCallGrace = absl::Seconds(2);  // for open calls once jobs have ended
 
-absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const std::string& kind) {
-  if (kind == "cpu") return kernels::MakeCpuBackend();
-  absl::StatusOr<std::vector<std::unique_ptr<kernels::Backend>>> cuda =
-      kernels::MakeCudaBackends({});
-  if (cuda.ok()) return std::move(cuda->front());
-  if (kind == "cuda") return cuda.status();
-  return kernels::MakeCpuBackend();
+// The devices that the configuration allows. None is an error only if some were asked for.
+absl::StatusOr<std::vector<DeviceWorkerOptions>> MakeDevices(const ServerConfig& config) {
+  std::vector<DeviceWorkerOptions> devices;
+  if (config.backend == "cpu") return devices;
+  kernels::CudaOptions options;
+  options.devices = config.devices;
+  options.streams = config.cuda_streams;
+  options.device_budget_bytes = static_cast<size_t>(config.device_memory_budget_bytes);
+  absl::StatusOr<std::vector<std::unique_ptr<kernels::Backend>>> backends =
+      kernels::MakeCudaBackends(options);
+  if (!backends.ok()) {
+    if (config.backend == "cuda") return Annotate(backends.status(), "--backend cuda");
+    if (!config.devices.empty()) return Annotate(backends.status(), "--devices");
+    Log(LogLevel::kWarning, "no_device_used",
+        {{"backend", "cpu"}, {"why", std::string(backends.status().message())}});
+    return devices;
+  }
+  for (size_t i = 0; i < backends->size() && i < kMaxDevices; ++i) {
+    const int device = config.devices.empty() ? static_cast<int>(i) : config.devices[i];
+    devices.push_back({std::move((*backends)[i]), device, config.cuda_streams});
+  }
+  return devices;
 }
 
 void FillDefaults(ServerConfig& config) {
@@ -56,11 +75,16 @@ void FillDefaults(ServerConfig& config) {
 }
 
 // What --memory-budget leaves for buffers: the process itself, with its libraries, connections and
-// records, takes its part, so that resident memory as a whole keeps to the budget.
-uint64_t BufferBudgetBytes(const ServerConfig& config) {
-  constexpr uint64_t kProcessBytes = 48 * kMiB;  // measured: 22 MiB idle, up to 45 MiB at work
+// records, takes its part, and so does the locked memory that devices keep, so that resident memory
+// as a whole keeps to the budget.
+uint64_t BufferBudgetBytes(const ServerConfig& config, const WorkerPool& workers) {
+  uint64_t taken = 48 * kMiB;  // measured: 22 MiB idle, up to 45 MiB at work
+  for (const WorkerStatus& worker : workers.Workers()) {
+    if (worker.kind == "cpu") continue;
+    taken += kernels::kCudaStagingBytes * static_cast<uint64_t>(worker.threads);
+  }
   const uint64_t total = config.memory_budget_bytes;
-  return total > 2 * kProcessBytes ? total - kProcessBytes : total / 2;
+  return total > 2 * taken ? total - taken : total / 2;
 }
 
 SchedulerOptions ToSchedulerOptions(const ServerConfig& config) {
@@ -78,12 +102,17 @@ struct Foundation {
   std::unique_ptr<Metrics> metrics;
   std::unique_ptr<FileSystem> files;
   std::unique_ptr<JobStore> store;
-  std::unique_ptr<kernels::Backend> backend;
+  std::unique_ptr<WorkerPool> workers;
 };
 
 absl::StatusOr<Foundation> MakeFoundation(const ServerConfig& config) {
   Foundation out;
   out.metrics = MakePrometheusMetrics();
+  absl::StatusOr<std::vector<DeviceWorkerOptions>> devices = MakeDevices(config);
+  if (!devices.ok()) return devices.status();
+  out.workers = std::make_unique<WorkerPool>(
+      CpuWorkerOptions{kernels::MakeCpuBackend(), config.workers, /*beside_devices=*/false},
+      *std::move(devices), *out.metrics);
   absl::StatusOr<std::unique_ptr<FileSystem>> files = MakePosixFileSystem(config.allow_roots);
   if (!files.ok()) return Annotate(files.status(), "--allow-root");
   out.files = *std::move(files);
@@ -95,9 +124,6 @@ absl::StatusOr<Foundation> MakeFoundation(const ServerConfig& config) {
       OpenSqliteJobStore(absl::StrCat(config.data_dir, "/jobs.sqlite"), SystemClock());
   if (!store.ok()) return Annotate(store.status(), "--data-dir");
   out.store = MakeMeteredJobStore(*std::move(store), *out.metrics);
-  absl::StatusOr<std::unique_ptr<kernels::Backend>> backend = MakeBackend(config.backend);
-  if (!backend.ok()) return Annotate(backend.status(), "--backend");
-  out.backend = *std::move(backend);
   return out;
 }
 
@@ -141,6 +167,7 @@ void Drain(ServiceContext& context, GrpcServer& server, absl::Duration grace) {
   const auto begin = std::chrono::steady_clock::now();
   server.StopServing();
   context.draining = true;
+  context.workers.SetDraining();
   context.scheduler.Drain(grace);
   server.Shutdown(kCallGrace);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
@@ -148,25 +175,35 @@ void Drain(ServiceContext& context, GrpcServer& server, absl::Duration grace) {
   Log(LogLevel::kInfo, "stopped", {{"seconds", absl::StrCat(seconds.count())}});
 }
 
+std::string DescribeWorkers(const WorkerPool& workers) {
+  std::vector<std::string> parts;
+  for (const WorkerStatus& worker : workers.Workers()) {
+    parts.push_back(
+        absl::StrCat(worker.name, " ", worker.architecture, " with ", worker.threads, " threads"));
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
 absl::Status Serve(const ServerConfig& config, const StopSignal& stop) {
   absl::StatusOr<Foundation> base = MakeFoundation(config);
   if (!base.ok()) return base.status();
   base->metrics->Set("sinq_build_info", 1, {{"version", SINQ_VERSION}, {"compiler", __VERSION__}});
   // One tensor may pass the budget, but not what the machine has.
-  MemoryBudget budget(BufferBudgetBytes(config), UsableMemoryBytes() / 4 * 3);
+  MemoryBudget budget(BufferBudgetBytes(config, *base->workers), UsableMemoryBytes() / 4 * 3);
   RunnerOptions runner_options;
-  runner_options.workers = config.workers;
   runner_options.code_version = SINQ_VERSION;
   const std::unique_ptr<JobRunner> runner = MakeJobRunner(
-      runner_options, *base->backend, *base->files, budget, *base->store, *base->metrics);
+      runner_options, *base->workers, *base->files, budget, *base->store, *base->metrics);
   SchedulerOptions options = ToSchedulerOptions(config);
-  options.update_gauges = [&] { UpdateStorageGauges(config, *base); };
+  options.update_gauges = [&] {
+    UpdateStorageGauges(config, *base);
+    base->workers->UpdateGauges();
+  };
   const std::unique_ptr<Scheduler> scheduler =
       MakeScheduler(options, *base->store, *runner, SystemClock(), *base->metrics);
-  Executor handlers(kHandlerThreads), compute(config.workers), watchers(kMaxWatchers);
-  ServiceContext context{*base->store, *scheduler,     *base->files, *base->backend,
-                         budget,       *base->metrics, handlers,     compute,
-                         watchers,     config.workers, SINQ_VERSION};
+  Executor handlers(kHandlerThreads), watchers(kMaxWatchers);
+  ServiceContext context{*base->store,   *scheduler, *base->files, *base->workers, budget,
+                         *base->metrics, handlers,   watchers,     SINQ_VERSION};
 
   std::unique_ptr<MetricsServer> metrics_server;
   if (!config.metrics_listen.empty()) {
@@ -186,7 +223,7 @@ absl::Status Serve(const ServerConfig& config, const StopSignal& stop) {
   Log(LogLevel::kInfo, "serving",
       {{"listen", address->ToString()},
        {"version", SINQ_VERSION},
-       {"backend", base->backend->GetCapabilities().target}});
+       {"workers", DescribeWorkers(*base->workers)}});
   stop.Wait();
   Drain(context, **server, absl::Seconds(config.drain_grace_seconds));
   return absl::OkStatus();

@@ -4,6 +4,7 @@
 #include <array>
 #include <fstream>
 #include <limits>
+#include <set>
 #include <sstream>
 #include <utility>
 
@@ -23,6 +24,7 @@ namespace {
 constexpr int kMaxWorkers = 1024;
 constexpr int64_t kMaxSeconds = int64_t{10} * 365 * 24 * 3600;
 constexpr uint64_t kMinMemoryBudgetBytes = 16 * kMiB;
+constexpr uint64_t kMinDeviceMemoryBudgetBytes = 64 * kMiB;
 
 absl::Status Invalid(absl::string_view field, absl::string_view why) {
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
@@ -86,6 +88,17 @@ absl::Status ReadList(const nlohmann::json& value, absl::string_view key,
   return absl::OkStatus();
 }
 
+absl::Status ReadDevices(const nlohmann::json& value, absl::string_view key,
+                         std::vector<int>& out) {
+  if (!value.is_array()) return Invalid(key, "must be a list of device numbers");
+  std::vector<int> devices;
+  for (const nlohmann::json& item : value) {
+    if (absl::Status status = Read(item, key, devices.emplace_back()); !status.ok()) return status;
+  }
+  out = std::move(devices);
+  return absl::OkStatus();
+}
+
 absl::Status ApplyKey(const std::string& key, const nlohmann::json& value, ServerConfig& config) {
   if (key == "listen") return Read(value, key, config.listen);
   if (key == "metrics_listen") return Read(value, key, config.metrics_listen);
@@ -93,6 +106,11 @@ absl::Status ApplyKey(const std::string& key, const nlohmann::json& value, Serve
   if (key == "allow_roots") return ReadList(value, key, config.allow_roots);
   if (key == "workers") return Read(value, key, config.workers);
   if (key == "backend") return Read(value, key, config.backend);
+  if (key == "devices") return ReadDevices(value, key, config.devices);
+  if (key == "cuda_streams") return Read(value, key, config.cuda_streams);
+  if (key == "device_memory_budget_bytes") {
+    return ReadSize(value, key, config.device_memory_budget_bytes);
+  }
   if (key == "memory_budget_bytes") return ReadSize(value, key, config.memory_budget_bytes);
   if (key == "insecure") return Read(value, key, config.insecure);
   if (key == "drain_grace_seconds") return Read(value, key, config.drain_grace_seconds);
@@ -106,12 +124,17 @@ absl::StatusOr<nlohmann::json> FromText(const std::string& key, const std::strin
   if (key == "allow_roots") {
     return nlohmann::json(std::vector<std::string>(absl::StrSplit(text, ':', absl::SkipEmpty())));
   }
+  if (key == "devices") {
+    const absl::StatusOr<std::vector<int>> devices = ParseDevices(text);
+    if (!devices.ok()) return devices.status();
+    return nlohmann::json(*devices);
+  }
   if (key == "insecure") {
     if (text != "true" && text != "false") return Invalid(key, "must be true or false");
     return nlohmann::json(text == "true");
   }
-  if (key == "workers" || key == "drain_grace_seconds" || key == "lease_duration_seconds" ||
-      key == "retention_seconds") {
+  if (key == "workers" || key == "cuda_streams" || key == "drain_grace_seconds" ||
+      key == "lease_duration_seconds" || key == "retention_seconds") {
     int64_t number = 0;
     if (!absl::SimpleAtoi(text, &number)) return Invalid(key, "must be a whole number");
     return nlohmann::json(number);
@@ -119,13 +142,16 @@ absl::StatusOr<nlohmann::json> FromText(const std::string& key, const std::strin
   return nlohmann::json(text);
 }
 
-constexpr std::array<std::pair<absl::string_view, absl::string_view>, 11> kVariables = {{
+constexpr std::array<std::pair<absl::string_view, absl::string_view>, 14> kVariables = {{
     {"SINQ_LISTEN", "listen"},
     {"SINQ_METRICS_LISTEN", "metrics_listen"},
     {"SINQ_DATA_DIR", "data_dir"},
     {"SINQ_ALLOW_ROOTS", "allow_roots"},
     {"SINQ_WORKERS", "workers"},
     {"SINQ_BACKEND", "backend"},
+    {"SINQ_DEVICES", "devices"},
+    {"SINQ_CUDA_STREAMS", "cuda_streams"},
+    {"SINQ_DEVICE_MEMORY_BUDGET", "device_memory_budget_bytes"},
     {"SINQ_MEMORY_BUDGET", "memory_budget_bytes"},
     {"SINQ_INSECURE", "insecure"},
     {"SINQ_DRAIN_GRACE_SECONDS", "drain_grace_seconds"},
@@ -158,6 +184,31 @@ void CheckSeconds(absl::string_view field, int64_t value, int64_t least,
                                " seconds."));
 }
 
+void CheckDevices(const ServerConfig& config, std::vector<std::string>& wrong) {
+  if (config.devices.size() > kMaxDevices) {
+    wrong.push_back(absl::StrCat("devices: at most ", kMaxDevices, " can be used."));
+  }
+  std::set<int> seen;
+  for (const int device : config.devices) {
+    if (device < 0) wrong.push_back(absl::StrCat("devices: ", device, " is no device number."));
+    if (!seen.insert(device).second) {
+      wrong.push_back(absl::StrCat("devices: ", device, " is given twice."));
+    }
+  }
+  if (!config.devices.empty() && config.backend == "cpu") {
+    wrong.push_back("devices: are given, but backend is cpu; leave one of the two out.");
+  }
+  if (config.cuda_streams < 1 || config.cuda_streams > kMaxCudaStreams) {
+    wrong.push_back(absl::StrCat("cuda_streams: ", config.cuda_streams, " is not between 1 and ",
+                                 kMaxCudaStreams, "."));
+  }
+  if (config.device_memory_budget_bytes != 0 &&
+      config.device_memory_budget_bytes < kMinDeviceMemoryBudgetBytes) {
+    wrong.push_back(absl::StrCat("device_memory_budget_bytes: ", config.device_memory_budget_bytes,
+                                 " is less than ", kMinDeviceMemoryBudgetBytes, "."));
+  }
+}
+
 }  // namespace
 
 std::string ServerConfig::ToJson() const {
@@ -168,6 +219,9 @@ std::string ServerConfig::ToJson() const {
   json["allow_roots"] = allow_roots;
   json["workers"] = workers;
   json["backend"] = backend;
+  json["devices"] = devices;
+  json["cuda_streams"] = cuda_streams;
+  json["device_memory_budget_bytes"] = device_memory_budget_bytes;
   json["memory_budget_bytes"] = memory_budget_bytes;
   json["insecure"] = insecure;
   json["drain_grace_seconds"] = drain_grace_seconds;
@@ -234,12 +288,27 @@ absl::Status ValidateConfig(const ServerConfig& config) {
     wrong.push_back(absl::StrCat("memory_budget_bytes: ", config.memory_budget_bytes,
                                  " is less than ", kMinMemoryBudgetBytes, "."));
   }
+  CheckDevices(config, wrong);
   CheckSeconds("drain_grace_seconds", config.drain_grace_seconds, 0, wrong);
   CheckSeconds("lease_duration_seconds", config.lease_duration_seconds, 3, wrong);
   CheckSeconds("retention_seconds", config.retention_seconds, 0, wrong);
   if (wrong.empty()) return absl::OkStatus();
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
                    absl::StrJoin(wrong, " "), {{"field", "config"}});
+}
+
+absl::StatusOr<std::vector<int>> ParseDevices(absl::string_view text) {
+  std::vector<int> devices;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    const bool digits = part.find_first_not_of("0123456789") == absl::string_view::npos;
+    if (!digits || !absl::SimpleAtoi(part, &devices.emplace_back())) {
+      return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
+                       absl::StrCat("\"", text, "\" is not a list of devices. Give their numbers ",
+                                    "with commas between, such as 0,2."),
+                       {{"field", "devices"}});
+    }
+  }
+  return devices;
 }
 
 absl::StatusOr<uint64_t> ParseSize(absl::string_view text) {

@@ -21,6 +21,9 @@ struct ServerConfig {
   std::vector<std::string> allow_roots;           // reads and writes of jobs stay beneath
   int workers = 0;                                // threads; 0: one per CPU
   std::string backend = "auto";                   // auto | cpu | cuda
+  std::vector<int> devices;                       // CUDA devices by number; empty: all
+  int cuda_streams = 4;                           // tensors in work at once on each device
+  uint64_t device_memory_budget_bytes = 0;        // of each device; 0: most of what is free
   uint64_t memory_budget_bytes = 0;               // 0: a quarter of the machine's memory
   bool insecure = false;                          // allows a non-loopback listen without TLS
   int64_t drain_grace_seconds = 30;
@@ -38,7 +41,8 @@ absl::Status ApplyConfigJson(absl::string_view text, ServerConfig& config);
 // The same from a file chosen by the operator.
 absl::Status ApplyConfigFile(const std::string& path, ServerConfig& config);
 // SINQ_LISTEN, SINQ_METRICS_LISTEN, SINQ_DATA_DIR, SINQ_ALLOW_ROOTS (colon-separated),
-// SINQ_WORKERS, SINQ_BACKEND, SINQ_MEMORY_BUDGET, SINQ_INSECURE (true|false),
+// SINQ_WORKERS, SINQ_BACKEND, SINQ_DEVICES (comma-separated), SINQ_CUDA_STREAMS,
+// SINQ_DEVICE_MEMORY_BUDGET, SINQ_MEMORY_BUDGET, SINQ_INSECURE (true|false),
 // SINQ_DRAIN_GRACE_SECONDS, SINQ_LEASE_DURATION_SECONDS, SINQ_RETENTION_SECONDS. `get` looks a
 // variable up.
 absl::Status ApplyEnvironment(
@@ -49,6 +53,8 @@ absl::Status ApplyEnvironment(
 // there is no TLS yet.
 absl::Status ValidateConfig(const ServerConfig& config);
 
+// "0,2": whole numbers with commas between and nothing else.
+absl::StatusOr<std::vector<int>> ParseDevices(absl::string_view text);
 // "1048576", "64KiB", "2GiB"; whole numbers only ("1.5GB" is refused). B, KiB, MiB, GiB, TiB and
 // the decimal kB, MB, GB, TB.
 absl::StatusOr<uint64_t> ParseSize(absl::string_view text);

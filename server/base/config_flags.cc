@@ -11,9 +11,10 @@ namespace {
 
 // What was given on the command line; empty: not given.
 struct Flags {
-  std::optional<std::string> listen, metrics_listen, data_dir, backend, memory_budget;
+  std::optional<std::string> listen, metrics_listen, data_dir, backend, devices,
+      device_memory_budget, memory_budget;
   std::vector<std::string> allow_roots;
-  std::optional<int> workers;
+  std::optional<int> workers, cuda_streams;
   std::optional<int64_t> drain_grace_seconds;
   bool insecure = false, print_config = false;
   std::string config_file;
@@ -29,6 +30,11 @@ void Declare(CLI::App& app, Flags& flags, const std::string& version) {
       ->allow_extra_args(false);
   app.add_option("--workers", flags.workers, "threads that quantize; 0: one per CPU");
   app.add_option("--backend", flags.backend, "auto, cpu or cuda");
+  app.add_option("--devices", flags.devices, "CUDA devices, e.g. 0,2; all if not given");
+  app.add_option("--cuda-streams", flags.cuda_streams,
+                 "tensors in work at once on each device");
+  app.add_option("--device-memory-budget", flags.device_memory_budget,
+                 "memory to take on each device, e.g. 8GiB; 0: most of what is free");
   app.add_option("--memory-budget", flags.memory_budget,
                  "buffers in all, e.g. 2GiB; 0: a quarter of the memory");
   app.add_option("--drain-grace", flags.drain_grace_seconds,
@@ -44,6 +50,15 @@ absl::Status Usage(absl::string_view message) {
                    absl::StrCat(message, " See sinqd --help."));
 }
 
+absl::Status ApplySize(const std::optional<std::string>& text, absl::string_view flag,
+                       uint64_t& out) {
+  if (!text) return absl::OkStatus();
+  const absl::StatusOr<uint64_t> bytes = ParseSize(*text);
+  if (!bytes.ok()) return Annotate(bytes.status(), flag);
+  out = *bytes;
+  return absl::OkStatus();
+}
+
 absl::Status ApplyFlags(const Flags& flags, ServerConfig& config) {
   if (flags.listen) config.listen = *flags.listen;
   if (flags.metrics_listen) config.metrics_listen = *flags.metrics_listen;
@@ -53,11 +68,16 @@ absl::Status ApplyFlags(const Flags& flags, ServerConfig& config) {
   if (flags.backend) config.backend = *flags.backend;
   if (flags.drain_grace_seconds) config.drain_grace_seconds = *flags.drain_grace_seconds;
   if (flags.insecure) config.insecure = true;
-  if (!flags.memory_budget) return absl::OkStatus();
-  const absl::StatusOr<uint64_t> bytes = ParseSize(*flags.memory_budget);
-  if (!bytes.ok()) return Annotate(bytes.status(), "--memory-budget");
-  config.memory_budget_bytes = *bytes;
-  return absl::OkStatus();
+  if (flags.cuda_streams) config.cuda_streams = *flags.cuda_streams;
+  if (flags.devices) {
+    absl::StatusOr<std::vector<int>> devices = ParseDevices(*flags.devices);
+    if (!devices.ok()) return Annotate(devices.status(), "--devices");
+    config.devices = *std::move(devices);
+  }
+  absl::Status status = ApplySize(flags.device_memory_budget, "--device-memory-budget",
+                                  config.device_memory_budget_bytes);
+  if (!status.ok()) return status;
+  return ApplySize(flags.memory_budget, "--memory-budget", config.memory_budget_bytes);
 }
 
 }  // namespace

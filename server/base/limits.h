@@ -42,6 +42,18 @@ inline constexpr int kMaxConcurrentStreams = 256;
 inline constexpr int kMaxTensorStreams = 16;
 inline constexpr int kMaxWatchers = 256;
 inline constexpr uint64_t kMaxMetadataBytes = 16 * kKiB;
+// what a QuantizeTensors header alone may make the server lock in memory; a layer of
+// 32768 x 16384 in BF16
+inline constexpr uint64_t kMaxPinnedStreamBytes = 1 * kGiB;
+// --- workers ---
+// devices that one tensor may take down before only the CPU does it
+inline constexpr int kMaxDevicesLostPerTensor = 2;
+// launches that may fail one after another before a device is taken out
+inline constexpr int kMaxDeviceErrorsInARow = 3;
+// devices of one machine: the largest have 16
+inline constexpr int kMaxDevices = 16;
+// tensors that one device works on at once: copy in, compute, copy out and spares
+inline constexpr int kMaxCudaStreams = 16;
 // --- jobs ---
 inline constexpr uint64_t kMaxQueuedJobs = 10'000;
 inline constexpr uint64_t kMaxRequestIdBytes = 128;
@@ -51,6 +63,12 @@ inline constexpr uint64_t kMaxRegexBytes = 1 * kKiB;
 inline constexpr uint64_t kMaxRecipeExpressions = 64;
 // a rule for each kind of projection in several parts of a model
 inline constexpr uint64_t kMaxRecipeRules = 64;
+// samples of one layer: 64 times what AWQ's authors use; second moments say the same in less
+inline constexpr int64_t kMaxActivationTokens = 32'768;
+// what a dry run measures to choose widths: about a minute on eight cores; a job has no such bound
+inline constexpr uint64_t kMaxPlanSurveyBytes = 4 * kGiB;
+// dry runs that measure at once: they share the workers with the jobs
+inline constexpr int kMaxPlanSurveys = 1;
 // what a source in F16 or BF16 has already
 inline constexpr int kMaxTargetBitsPerWeight = 16;
 // 1 PiB: a hundred times the largest known model, and far from any overflow

@@ -48,6 +48,8 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(
   }
   while (true) {
     const bool stop = cancelled();
+    // Each time round: memory may have become idle just before this request was in the line.
+    if (!stop) Reclaim();
     MutexLock lock(&mutex_);
     if (stop) {
       waiting_.erase(std::find(waiting_.begin(), waiting_.end(), ticket));
@@ -73,6 +75,21 @@ std::optional<MemoryBudget::Reservation> MemoryBudget::TryReserve(uint64_t bytes
   held_bytes_ += bytes;
   peak_bytes_ = std::max(peak_bytes_, held_bytes_);
   return Reservation(this, bytes);
+}
+
+void MemoryBudget::AddReclaimer(Reclaimer& reclaimer) {
+  MutexLock lock(&reclaim_mutex_);
+  reclaimers_.push_back(&reclaimer);
+}
+
+void MemoryBudget::RemoveReclaimer(Reclaimer& reclaimer) {
+  MutexLock lock(&reclaim_mutex_);
+  reclaimers_.erase(std::find(reclaimers_.begin(), reclaimers_.end(), &reclaimer));
+}
+
+void MemoryBudget::Reclaim() {
+  MutexLock lock(&reclaim_mutex_);
+  for (Reclaimer* reclaimer : reclaimers_) reclaimer->GiveUpIdle();
 }
 
 void MemoryBudget::Release(uint64_t bytes) {

@@ -6,6 +6,7 @@
 #include <deque>
 #include <limits>
 #include <optional>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -24,6 +25,17 @@ class MemoryBudget {
   explicit MemoryBudget(uint64_t budget_bytes,
                         uint64_t largest_request_bytes = std::numeric_limits<uint64_t>::max())
       : budget_bytes_(budget_bytes), largest_request_bytes_(largest_request_bytes) {}
+
+  // Somebody who keeps idle memory reserved. GiveUpIdle is called without the budget's lock, again
+  // and again while anybody waits.
+  class Reclaimer {
+   public:
+    virtual ~Reclaimer() = default;
+    virtual void GiveUpIdle() = 0;
+  };
+  // `reclaimer` must be removed before it goes; no call of it is under way once Remove returns.
+  void AddReclaimer(Reclaimer& reclaimer) ABSL_LOCKS_EXCLUDED(reclaim_mutex_);
+  void RemoveReclaimer(Reclaimer& reclaimer) ABSL_LOCKS_EXCLUDED(reclaim_mutex_);
 
   // Gives its bytes back when destroyed. Movable.
   class Reservation {
@@ -48,13 +60,14 @@ class MemoryBudget {
   uint64_t budget_bytes() const { return budget_bytes_; }
   // The same without waiting: nothing if it is not free now, or if others wait for it.
   std::optional<Reservation> TryReserve(uint64_t bytes);
-  // True while somebody waits in Reserve: whoever keeps idle memory should give it back.
+  // True while somebody waits in Reserve: memory must not become idle now.
   bool HasWaiters() const;
   uint64_t held_bytes() const;
   uint64_t peak_bytes() const;
 
  private:
   void Release(uint64_t bytes);
+  void Reclaim() ABSL_LOCKS_EXCLUDED(reclaim_mutex_, mutex_);
   bool CanGrant(uint64_t ticket, uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const uint64_t budget_bytes_;
@@ -64,6 +77,8 @@ class MemoryBudget {
   uint64_t peak_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<uint64_t> waiting_ ABSL_GUARDED_BY(mutex_);  // tickets in order of arrival
+  Mutex reclaim_mutex_;                                   // taken before mutex_
+  std::vector<Reclaimer*> reclaimers_ ABSL_GUARDED_BY(reclaim_mutex_);
 };
 
 }  // namespace sinq

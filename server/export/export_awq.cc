@@ -73,7 +73,8 @@ ordered_json Section(const ExportedModel& model, const std::vector<std::string>&
 
 absl::StatusOr<kernels::QuantParams> AwqExporter::Adapt(const kernels::QuantParams& requested,
                                                         absl::string_view) const {
-  if (absl::Status status = CheckUniform(requested, name()); !status.ok()) return status;
+  if (absl::Status status = CheckUniform(requested, Zeros::kInteger, name()); !status.ok())
+    return status;
   if (absl::Status status = CheckWidth(requested.bits, {4}, name(), " only"); !status.ok())
     return status;
   kernels::QuantParams params = requested;

@@ -83,7 +83,8 @@ ordered_json Section(const ExportedModel& model) {
 
 absl::StatusOr<kernels::QuantParams> CompressedTensorsExporter::Adapt(
     const kernels::QuantParams& requested, absl::string_view compute_dtype) const {
-  if (absl::Status status = CheckUniform(requested, name()); !status.ok()) return status;
+  if (absl::Status status = CheckUniform(requested, Zeros::kInteger, name()); !status.ok())
+    return status;
   absl::Status status = requested.symmetric ? CheckWidth(requested.bits, {2, 4, 8}, name(), "")
                                             : CheckWidth(requested.bits, {4, 8}, name(),
                                                          " when asymmetric (2 when symmetric)");

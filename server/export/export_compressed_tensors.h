@@ -15,7 +15,6 @@ class CompressedTensorsExporter : public Exporter {
  public:
   absl::string_view name() const override { return "compressed-tensors"; }
   bool HoldsColumnScale() const override { return false; }
-  bool SymmetricByDefault() const override { return true; }
   absl::StatusOr<kernels::QuantParams> Adapt(const kernels::QuantParams& requested,
                                              absl::string_view compute_dtype) const override;
   std::optional<std::string> Refusal(const QuantizedLayer& layer) const override;

@@ -172,7 +172,8 @@ std::optional<absl::string_view> NeededDtype(const ExportedModel& model) {
 
 absl::StatusOr<kernels::QuantParams> GptqExporter::Adapt(const kernels::QuantParams& requested,
                                                          absl::string_view) const {
-  if (absl::Status status = CheckUniform(requested, name()); !status.ok()) return status;
+  if (absl::Status status = CheckUniform(requested, Zeros::kInteger, name()); !status.ok())
+    return status;
   if (absl::Status status = CheckWidth(requested.bits, {2, 3, 4, 8}, name(), ""); !status.ok())
     return status;
   kernels::QuantParams params = requested;

@@ -85,14 +85,10 @@ ordered_json Section(const ExportedModel& model) {
 
 absl::StatusOr<kernels::QuantParams> HqqExporter::Adapt(const kernels::QuantParams& requested,
                                                         absl::string_view compute_dtype) const {
-  if (absl::Status status = CheckUniform(requested, name()); !status.ok()) return status;
+  if (absl::Status status = CheckUniform(requested, Zeros::kReal, name()); !status.ok())
+    return status;
   if (absl::Status status = CheckWidth(requested.bits, {2, 3, 4, 8}, name(), ""); !status.ok())
     return status;
-  if (requested.symmetric) {
-    return CannotHold("symmetric",
-                      "Format hqq stores a real zero for each group, so that symmetric codes save "
-                      "nothing in it; use asymmetric ones.");
-  }
   kernels::QuantParams params = requested;
   params.layout = kernels::Layout::kHqq;
   params.aux = AuxOf(compute_dtype);

@@ -66,7 +66,7 @@ std::string LayerPath(absl::string_view weight_name) {
 
 std::unique_ptr<Exporter> MakeSinqExporter() { return Make<SinqExporter>(); }
 
-std::vector<absl::string_view> FormatNames() {
+std::vector<absl::string_view> WrittenFormats() {
   std::vector<absl::string_view> names;
   for (const Format& format : kFormats) names.push_back(format.name);
   return names;
@@ -77,7 +77,7 @@ absl::StatusOr<std::unique_ptr<Exporter>> MakeExporter(absl::string_view format)
     if (known.name == format) return known.make();
   }
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
-                   absl::StrCat("format must be one of ", absl::StrJoin(FormatNames(), ", "),
+                   absl::StrCat("format must be one of ", absl::StrJoin(WrittenFormats(), ", "),
                                 "; got \"", format.substr(0, 32), "\"."),
                    {{"field", "recipe.format"}});
 }

@@ -62,8 +62,6 @@ class Exporter {
   virtual bool HoldsColumnScale() const = 0;
   // False: layers stay in their dtype and are only folded; Refusal and Tensors are not called.
   virtual bool Quantizes() const { return true; }
-  // What `symmetric` should be when a recipe leaves it open.
-  virtual bool SymmetricByDefault() const { return false; }
   // `requested` as this format stores it: layout and storage of the auxiliaries (aux) are set, the
   // rest is kept. InvalidArgument with the reason and the nearest that works for a combination
   // which its readers cannot open. Once for every combination of a recipe.
@@ -96,7 +94,7 @@ std::string LayerPath(absl::string_view weight_name);
 
 std::unique_ptr<Exporter> MakeSinqExporter();
 // All names that MakeExporter takes.
-std::vector<absl::string_view> FormatNames();
+std::vector<absl::string_view> WrittenFormats();
 // InvalidArgument naming the formats that exist.
 absl::StatusOr<std::unique_ptr<Exporter>> MakeExporter(absl::string_view format);
 

@@ -18,12 +18,14 @@ namespace {
 
 constexpr int64_t kKernelRows = 64, kKernelCols = 128;
 
-constexpr std::array<std::pair<absl::string_view, absl::string_view>, 7> kFusedParts = {{
+constexpr std::array<std::pair<absl::string_view, absl::string_view>, 9> kFusedParts = {{
     {"q_proj", "qkv_proj"},
     {"k_proj", "qkv_proj"},
     {"v_proj", "qkv_proj"},
     {"gate_proj", "gate_up_proj"},
     {"up_proj", "gate_up_proj"},
+    {"w1", "gate_up_proj"},
+    {"w3", "gate_up_proj"},
     {"q_a_proj", "fused_qkv_a_proj"},
     {"kv_a_proj_with_mqa", "fused_qkv_a_proj"},
 }};
@@ -33,6 +35,30 @@ std::string SchemeName(const kernels::QuantParams& params) {
                       params.symmetric ? ", symmetric" : ", asymmetric");
 }
 
+absl::Status CheckMethod(const kernels::QuantParams& requested, Zeros zeros,
+                         absl::string_view format) {
+  const absl::string_view method = kernels::MethodName(requested.method);
+  const auto refuse = [&](absl::string_view what, absl::string_view instead) {
+    return CannotHold("method", absl::StrCat("Method ", method, " makes ", what, ", which format ",
+                                             format, " does not hold; use ", instead, "."));
+  };
+  switch (kernels::RoundingOf(requested.method)) {
+    case kernels::Rounding::kNf4:
+    case kernels::Rounding::kNf3:
+      return refuse("codes of a codebook", "method sinq, or format sinq or dense");
+    case kernels::Rounding::kHadamard:
+      return refuse("transformed weights", "method sinq, or format dense");
+    case kernels::Rounding::kHqq:
+      if (zeros == Zeros::kReal) break;
+      return refuse("real zeros", "method sinq, or format sinq, hqq or dense");
+    case kernels::Rounding::kUniform:
+      break;
+  }
+  if (kernels::NeedsActivations(requested.method))
+    return refuse("a column scale of its own", "method sinq, or format sinq or dense");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CannotHold(absl::string_view field, absl::string_view message) {
@@ -40,23 +66,17 @@ absl::Status CannotHold(absl::string_view field, absl::string_view message) {
                    {{"field", absl::StrCat("recipe.", field)}});
 }
 
-absl::Status CheckUniform(const kernels::QuantParams& requested, absl::string_view format) {
-  const kernels::Rounding rounding = kernels::RoundingOf(requested.method);
-  if (rounding != kernels::Rounding::kUniform && rounding != kernels::Rounding::kHqq) {
-    return CannotHold(
-        "method",
-        absl::StrCat("Method ", kernels::MethodName(requested.method), " has no place in format ",
-                     format, ", which holds evenly spaced codes; use method sinq, or format ",
-                     rounding == kernels::Rounding::kHadamard ? "" : "sinq or ", "dense."));
-  }
-  if (requested.profile != kernels::Profile::kDefault) {
+absl::Status CheckUniform(const kernels::QuantParams& requested, Zeros zeros,
+                          absl::string_view format) {
+  if (absl::Status status = CheckMethod(requested, zeros, format); !status.ok()) return status;
+  if (requested.profile != kernels::Profile::kDefault && zeros == Zeros::kInteger) {
     return CannotHold("profile",
                       absl::StrCat("Profile upstream gives zeros outside the range of codes, which "
                                    "format ",
                                    format, " does not hold; use profile default, or format sinq."));
   }
   if (requested.tiling != kernels::Tiling::k1D) {
-    return CannotHold("tiling", absl::StrCat("Tiling 2D has column scales for each square, which "
+    return CannotHold("tiling", absl::StrCat("Tiling 2D has a column scale for each square, which "
                                              "format ",
                                              format, " does not hold; use tiling 1D."));
   }

@@ -3,6 +3,7 @@
 #ifndef SINQ_SERVER_EXPORT_SERVING_RULES_H_
 #define SINQ_SERVER_EXPORT_SERVING_RULES_H_
 
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -19,9 +20,13 @@ namespace sinq {
 // InvalidArgument naming recipe.`field`.
 absl::Status CannotHold(absl::string_view field, absl::string_view message);
 
+// What zeros a format holds.
+enum class Zeros : uint8_t { kInteger, kReal };
+
 // OK if method, profile, tiling and group size leave plain uniform codes in groups along K, which
 // is all that formats other than sinq and dense hold.
-absl::Status CheckUniform(const kernels::QuantParams& requested, absl::string_view format);
+absl::Status CheckUniform(const kernels::QuantParams& requested, Zeros zeros,
+                          absl::string_view format);
 // OK if `bits` is one of `held`; else the nearest of them is named.
 absl::Status CheckWidth(int bits, std::initializer_list<int> held, absl::string_view format,
                         absl::string_view why);

@@ -116,7 +116,8 @@ class LayerFolds {
     for (const auto& [name, index] : layer_.index) {
       const auto expert = ExpertOf(name);
       const std::string pattern =
-          expert ? absl::StrCat(name.substr(0, expert->begin), "*", name.substr(expert->end)) : name;
+          expert ? absl::StrCat(name.substr(0, expert->begin), "*", name.substr(expert->end))
+                 : name;
       if (!known.contains(pattern)) return absl::StrCat(layer_.prefix, name);
     }
     return std::nullopt;

@@ -1,4 +1,5 @@
-// Finds where the column scales of a plan's tensors can go, for formats that have no place for them.
+// Finds where the column scales of a plan's tensors can go, for formats that have no place for
+// them.
 #ifndef SINQ_SERVER_PLAN_FOLD_PLAN_H_
 #define SINQ_SERVER_PLAN_FOLD_PLAN_H_
 

@@ -1,6 +1,9 @@
 #include "server/plan/plan.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
+#include "server/base/error.h"
 
 namespace sinq {
 
@@ -18,14 +21,48 @@ absl::string_view ActionName(TensorAction action) {
   return "";
 }
 
+absl::StatusOr<PlanInputs> OpenPlanInputs(const JobSpec& spec, const FileSystem& files) {
+  PlanInputs inputs;
+  const absl::StatusOr<ResolvedPath> path = files.Resolve(spec.source_uri);
+  if (!path.ok()) return Annotate(path.status(), "source_uri");
+  absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenLocalSource(*path);
+  if (!source.ok()) return source.status();
+  inputs.source = *std::move(source);
+  absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(spec.format);
+  if (!exporter.ok()) return exporter.status();
+  inputs.exporter = *std::move(exporter);
+  if (spec.activations_uri.empty()) return inputs;
+  const absl::StatusOr<ResolvedPath> known = files.Resolve(spec.activations_uri);
+  if (!known.ok()) return Annotate(known.status(), "activations_uri");
+  absl::StatusOr<std::unique_ptr<ActivationFile>> activations = ActivationFile::Open(*known);
+  if (!activations.ok()) return activations.status();
+  inputs.activations = *std::move(activations);
+  return inputs;
+}
+
 bool HasUnit(Phase phase, const PlannedTensor& tensor) {
-  return phase == Phase::kMeasure ? tensor.measured : tensor.action != TensorAction::kDrop;
+  switch (phase) {
+    case Phase::kWidths:
+      return !tensor.candidates.empty();
+    case Phase::kMeasure:
+      return tensor.measured;
+    case Phase::kQuantize:
+      return tensor.action != TensorAction::kDrop;
+  }
+  return false;
 }
 
 std::string UnitName(Phase phase, const PlannedTensor& tensor) {
   // No tensor's name has a control character.
-  return phase == Phase::kMeasure ? absl::StrCat("measure\t", tensor.source.name)
-                                  : tensor.source.name;
+  switch (phase) {
+    case Phase::kWidths:
+      return absl::StrCat("widths\t", tensor.source.name);
+    case Phase::kMeasure:
+      return absl::StrCat("measure\t", tensor.source.name);
+    case Phase::kQuantize:
+      return tensor.source.name;
+  }
+  return "";
 }
 
 }  // namespace sinq

@@ -6,14 +6,17 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/quant_params.h"
+#include "server/base/file_system.h"
 #include "server/export/exporter.h"
 #include "server/job/job_spec.h"
 #include "server/plan/fold_pair.h"
+#include "server/source/activation_file.h"
 #include "server/source/model_source.h"
 
 namespace sinq {
@@ -24,7 +27,8 @@ enum class TensorAction : uint8_t { kQuantize, kCopy, kDrop, kFold };
 absl::string_view ActionName(TensorAction action);  // "quantize", "copy", "drop", "fold"
 
 // Units inside a phase are independent; a phase starts when all of the one before is durable.
-enum class Phase : uint8_t { kMeasure, kQuantize };
+// kWidths comes before the plan that has the other two: it is of the open plan.
+enum class Phase : uint8_t { kWidths, kMeasure, kQuantize };
 
 // Where one output tensor goes.
 struct OutputRange {
@@ -40,6 +44,8 @@ struct PlannedTensor {
   kernels::QuantParams params;  // kQuantize: adapted to the format, effective group size and aux
   int scale_tensor = -1;  // kQuantize, kFold of FP8: index of its weight_scale_inv in Plan::tensors
   std::vector<OutputRange> outputs;  // kQuantize: one per plane; kCopy, kFold: one; kDrop: none
+  // kQuantize by a method that needs them.
+  std::optional<ActivationTensor> activations;
   // What its bits and group size may be, in the order of its width group; adapted, with effective
   // group sizes. Empty: nothing is to be chosen.
   std::vector<kernels::QuantParams> candidates;
@@ -106,10 +112,21 @@ using ChosenWidths = std::map<std::string, Width>;  // by WidthGroup::name
 struct PlanOptions {
   uint64_t memory_budget_bytes = 0;
   int workers = 1;
+  // Of a recipe that names them; null otherwise. Outlives the call.
+  const ActivationFile* activations = nullptr;
   // For a recipe that leaves the bits open: one width of each group. Null: each gets its smallest,
   // and a target below that is InvalidArgument. Outlives the call.
   const ChosenWidths* widths = nullptr;
 };
+
+// What a specification names on the server's disk.
+struct PlanInputs {
+  std::unique_ptr<ModelSource> source;
+  std::unique_ptr<Exporter> exporter;
+  std::unique_ptr<ActivationFile> activations;  // null if the recipe names none
+};
+// Resolves and opens them. Errors name the field.
+absl::StatusOr<PlanInputs> OpenPlanInputs(const JobSpec& spec, const FileSystem& files);
 
 // Errors: InvalidArgument (spec against this source: a regex matching nothing, q already quantized
 // checkpoint, ...), FailedPrecondition. Deterministic: same source and spec, same plan.

@@ -71,6 +71,7 @@ class Planner {
     for (PlannedTensor& tensor : plan_.tensors) Select(tensor, *filter, *rules);
     if (absl::Status status = filter->CheckAllMatched(); !status.ok()) return status;
     if (absl::Status status = rules->CheckAllMatched(); !status.ok()) return status;
+    if (absl::Status status = CheckActivationNames(); !status.ok()) return status;
     if (absl::Status status = CheckFused(*rules); !status.ok()) return status;
     if (absl::Status status = AskParams(*rules); !status.ok()) return status;
     if (absl::Status status = ChooseWidths(); !status.ok()) return status;
@@ -217,6 +218,7 @@ class Planner {
 
   absl::Status Quantize(PlannedTensor& tensor, const QuantizedLayer& layer, const Asked& asked) {
     if (absl::Status status = FindBlockScales(tensor); !status.ok()) return status;
+    if (absl::Status status = FindActivations(tensor, asked); !status.ok()) return status;
     const absl::StatusOr<std::vector<OutputTensor>> outputs = exporter_.Tensors(layer);
     if (!outputs.ok()) return outputs.status();
     tensor.action = TensorAction::kQuantize;
@@ -226,6 +228,24 @@ class Planner {
     tensor.reason = ReasonToQuantize(tensor, asked);
     for (const OutputTensor& output : *outputs) tensor.outputs.push_back({output});
     return absl::OkStatus();
+  }
+
+  absl::Status FindActivations(PlannedTensor& tensor, const Asked& asked) const {
+    if (!kernels::NeedsActivations(asked.params.method)) return absl::OkStatus();
+    if (options_.activations == nullptr) return absl::InternalError("no activations were opened");
+    absl::StatusOr<ActivationTensor> found =
+        options_.activations->Find(LayerPath(tensor.source.name), tensor.source.shape[1]);
+    if (!found.ok()) return found.status();
+    tensor.activations = *std::move(found);
+    return absl::OkStatus();
+  }
+
+  // A name that fits nothing is a mistake that would otherwise go unseen.
+  absl::Status CheckActivationNames() const {
+    if (options_.activations == nullptr) return absl::OkStatus();
+    return options_.activations->CheckLayers([this](const std::string& layer) {
+      return index_.contains(layer) || index_.contains(layer + ".weight");
+    });
   }
 
   static std::string ReasonToQuantize(const PlannedTensor& tensor, const Asked& asked) {
@@ -458,7 +478,8 @@ class Planner {
       plan_.quantized_bytes += out_bytes;
       plan_.quantized_weights += static_cast<uint64_t>(tensor.source.shape[0]) *
                                  static_cast<uint64_t>(tensor.source.shape[1]);
-      working_bytes.push_back(tensor.source.size_bytes + out_bytes);
+      const uint64_t known_bytes = tensor.activations ? tensor.activations->FloatBytes() : 0;
+      working_bytes.push_back(tensor.source.size_bytes + out_bytes + known_bytes);
     }
     if (plan_.quantized_weights > 0) {
       for (const PlannedExtra& extra : plan_.extras)
@@ -485,6 +506,7 @@ class Planner {
     };
     add(source_.Fingerprint());
     add(RecipeToJson(spec_));
+    if (options_.activations != nullptr) add(options_.activations->fingerprint());
     for (const PlannedTensor& tensor : plan_.tensors)
       add(absl::StrCat(tensor.source.name, "\n", ActionName(tensor.action), "\n", tensor.reason));
     add(plan_.fold.note);

@@ -46,14 +46,26 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ListenAddres
                      absl::StrCat("Cannot listen on ", address.ToString(),
                                   "; is another server there? Choose another --listen."));
   }
-  grpc::HealthCheckServiceInterface* health = out->server_->GetHealthCheckService();
-  health->SetServingStatus("sinq.v1.QuantizationService", true);
-  health->SetServingStatus("sinq.v1.TensorService", true);
+  out->ServeHealth();
   return out;
 }
 
+void GrpcServer::ServeHealth() {
+  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  health->SetServingStatus("sinq.v1.QuantizationService", true);
+  health->SetServingStatus("sinq.v1.TensorService", true);
+  const auto set = [health](const WorkerStatus& worker) {
+    health->SetServingStatus(absl::StrCat("device/", worker.name), worker.healthy);
+  };
+  // First the observer, so that no loss falls between; a second report changes nothing.
+  workers_.SetHealthObserver(set);
+  for (const WorkerStatus& worker : workers_.Workers()) set(worker);
+}
+
 GrpcServer::~GrpcServer() {
-  if (server_ != nullptr) Shutdown(absl::ZeroDuration());
+  if (server_ == nullptr) return;
+  workers_.SetHealthObserver(nullptr);
+  Shutdown(absl::ZeroDuration());
 }
 
 void GrpcServer::StopServing() { server_->GetHealthCheckService()->Shutdown(); }

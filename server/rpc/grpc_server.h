@@ -32,8 +32,12 @@ class GrpcServer {
   void Shutdown(absl::Duration grace);
 
  private:
-  explicit GrpcServer(ServiceContext& context) : quantization_(context), tensors_(context) {}
+  explicit GrpcServer(ServiceContext& context)
+      : workers_(context.workers), quantization_(context), tensors_(context) {}
+  // Each worker as the service "device/NAME"; the server itself serves as long as the CPU is there.
+  void ServeHealth();
 
+  WorkerPool& workers_;
   QuantizationServiceImpl quantization_;
   TensorServiceImpl tensors_;
   std::unique_ptr<grpc::Server> server_;

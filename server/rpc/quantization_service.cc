@@ -124,15 +124,19 @@ absl::Status List(ServiceContext& context, const sinq::v1::ListJobsRequest& requ
 
 void FillCapabilities(const ServiceContext& context, sinq::v1::GetCapabilitiesResponse* response) {
   response->set_version(context.version);
-  const kernels::Capabilities capabilities = context.backend.GetCapabilities();
-  sinq::v1::Device* device = response->add_devices();
-  device->set_backend(capabilities.name);
-  device->set_architecture(capabilities.target);
-  device->set_workers(context.workers);
+  for (const WorkerStatus& worker : context.workers.Workers()) {
+    sinq::v1::Device* device = response->add_devices();
+    device->set_backend(worker.kind);
+    device->set_architecture(worker.architecture);
+    device->set_workers(worker.threads);
+    device->set_name(worker.name);
+    device->set_memory_bytes(static_cast<int64_t>(worker.stats.total_bytes));
+    device->set_healthy(worker.healthy);
+  }
   for (const absl::string_view method : kernels::MethodNames())
     response->add_methods(std::string(method));
   for (const char* profile : {"default", "upstream"}) response->add_profiles(profile);
-  for (const absl::string_view format : FormatNames()) response->add_formats(std::string(format));
+  for (const absl::string_view format : WrittenFormats()) response->add_formats(std::string(format));
   response->set_default_format(DefaultFormat());
   for (const char* tiling : {"1D", "2D"}) response->add_tilings(tiling);
   for (const int bits : {2, 3, 4, 5, 6, 8}) response->add_bits(bits);
@@ -202,10 +206,13 @@ grpc::ServerUnaryReactor* QuantizationServiceImpl::DeleteJob(
 grpc::ServerUnaryReactor* QuantizationServiceImpl::PlanJob(grpc::CallbackServerContext* call,
                                                            const sinq::v1::PlanJobRequest* request,
                                                            sinq::v1::PlanJobResponse* response) {
-  return RunUnary(context_, call, "PlanJob", [this, request, response]() -> absl::Status {
+  return RunUnary(context_, call, "PlanJob", [this, call, request, response]() -> absl::Status {
     const JobSpec spec = ToJobSpec(request->source_uri(), request->output_uri(), request->recipe());
-    const absl::StatusOr<Plan> plan = PlanFor(context_, spec, /*needs_output=*/false);
-    return plan.ok() ? FillPlan(*plan, *request, response) : plan.status();
+    const absl::StatusOr<DryRun> dry_run =
+        DryRunFor(context_, spec, [call] { return call->IsCancelled(); });
+    if (!dry_run.ok()) return dry_run.status();
+    response->set_note(dry_run->note);
+    return FillPlan(dry_run->plan, *request, response);
   });
 }
 

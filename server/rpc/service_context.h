@@ -5,13 +5,13 @@
 #include <atomic>
 #include <string>
 
-#include "kernels/backend.h"
 #include "server/base/file_system.h"
 #include "server/base/memory_budget.h"
 #include "server/base/metrics.h"
 #include "server/job/job_store.h"
 #include "server/rpc/executor.h"
 #include "server/scheduler/scheduler.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 
@@ -19,17 +19,16 @@ struct ServiceContext {
   JobStore& store;
   Scheduler& scheduler;
   const FileSystem& files;
-  const kernels::Backend& backend;
+  WorkerPool& workers;  // quantizes streamed tensors
   MemoryBudget& budget;
   Metrics& metrics;
   Executor& handlers;       // unary calls and stream steps that wait for disk or memory
-  Executor& compute;        // quantization of streamed tensors
   Executor& watchers_pool;  // one task for each WatchJob call while it lasts
-  int workers = 1;
   std::string version;
   std::atomic<bool> draining = false;
   std::atomic<int> watchers = 0;
   std::atomic<int> tensor_streams = 0;
+  std::atomic<int> plan_surveys = 0;
 };
 
 }  // namespace sinq

@@ -16,7 +16,7 @@ constexpr uint64_t kMaxTensorBytes =
 constexpr int64_t kFp8Block = 128;
 
 uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = AlignedBuffer::kAlignmentBytes;
+  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
@@ -75,7 +75,7 @@ absl::Status CheckShape(const sinq::v1::TensorHeader& header, uint64_t element_b
 
 absl::StatusOr<StreamedTensor> StreamedTensor::Make(const sinq::v1::TensorHeader& header,
                                                     const kernels::QuantParams& params,
-                                                    const kernels::Backend& backend) {
+                                                    const WorkerPool& workers) {
   const std::string& name = header.name();
   if (name.empty() || name.size() > kMaxTensorNameBytes) {
     return BadHeader(name, "name",
@@ -103,18 +103,15 @@ absl::StatusOr<StreamedTensor> StreamedTensor::Make(const sinq::v1::TensorHeader
   if (!outputs.ok()) return outputs.status();
   tensor.outputs_ = *std::move(outputs);
   tensor.total_bytes_ = Aligned(tensor.weights_bytes_) +
-                        backend.ScratchBytes(params, tensor.layer_.rows, tensor.layer_.cols);
+                        workers.ScratchBytes(params, tensor.layer_.rows, tensor.layer_.cols);
   for (const OutputTensor& output : tensor.outputs_)
     tensor.total_bytes_ += Aligned(output.size_bytes);
   return tensor;
 }
 
-absl::Status StreamedTensor::Allocate(MemoryBudget& budget, absl::FunctionRef<bool()> cancelled) {
-  absl::StatusOr<MemoryBudget::Reservation> reservation = budget.Reserve(total_bytes_, cancelled);
-  if (!reservation.ok()) return reservation.status();
-  absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Allocate(total_bytes_);
+absl::Status StreamedTensor::Allocate(BufferPool& pool, absl::FunctionRef<bool()> cancelled) {
+  absl::StatusOr<PooledBuffer> buffer = pool.Acquire(total_bytes_, cancelled);
   if (!buffer.ok()) return Annotate(buffer.status(), name());
-  reservation_ = *std::move(reservation);
   buffer_ = *std::move(buffer);
   return absl::OkStatus();
 }
@@ -126,7 +123,7 @@ absl::Status StreamedTensor::Append(absl::string_view chunk) {
                                   " goes beyond the ", weights_bytes_, " bytes of its header."),
                      {{"tensor", name()}, {"byte_offset", absl::StrCat(received_bytes_)}});
   }
-  std::memcpy(buffer_.data() + received_bytes_, chunk.data(), chunk.size());
+  std::memcpy(buffer_.buffer.data() + received_bytes_, chunk.data(), chunk.size());
   received_bytes_ += chunk.size();
   return absl::OkStatus();
 }
@@ -140,9 +137,10 @@ absl::Status StreamedTensor::Incomplete() const {
 
 absl::Status StreamedTensor::Quantize(const kernels::Backend& backend,
                                       absl::FunctionRef<bool()> cancelled) {
-  absl::Span<std::byte> rest = buffer_.span();
+  absl::Span<std::byte> rest = buffer_.buffer.span();
   const kernels::MatrixView in{rest.data(), layer_.rows, layer_.cols, dtype_, block_scales_};
   rest.remove_prefix(Aligned(weights_bytes_));
+  planes_.clear();  // an earlier try's
   for (const OutputTensor& output : outputs_) {
     planes_.push_back(rest.subspan(0, output.size_bytes));
     rest.remove_prefix(Aligned(output.size_bytes));

@@ -21,6 +21,11 @@ absl::Status Misplaced(absl::string_view what) {
 
 }  // namespace
 
+// A header alone must not lock more than so much memory: its bytes may never come.
+TensorStreamReactor::TensorStreamReactor(ServiceContext& context)
+    : context_(context),
+      buffers_(context.budget, context.workers.host_memory(), kMaxPinnedStreamBytes) {}
+
 TensorStreamReactor* TensorStreamReactor::Start(ServiceContext& context) {
   std::shared_ptr<TensorStreamReactor> reactor(new TensorStreamReactor(context));
   TensorStreamReactor* raw = reactor.get();
@@ -68,6 +73,10 @@ TensorStreamReactor::Actions TensorStreamReactor::Decide() {
   if (over) {
     if (tasks_ > 0 || writing_) return actions;
     finished_ = actions.finish = true;
+    // Its memory is free before the client hears of the end.
+    arriving_ = nullptr;
+    ready_.clear();
+    buffers_.GiveUpIdle();
     actions.status = ToGrpcStatus(
         status_.ok() && Cancelled() ? absl::CancelledError("the client went away") : status_);
     ObserveRpc(context_.metrics, "QuantizeTensors", actions.status.error_code(), begin_);
@@ -92,6 +101,7 @@ bool TensorStreamReactor::FillWrite() {
                            static_cast<double>(response_.chunk().size()), {{"sink", "stream"}});
       return true;
     }
+    buffers_.Release(ready_.front()->TakeBuffer());
     ready_.pop_front();
     --in_flight_;
   }
@@ -139,7 +149,7 @@ absl::Status TensorStreamReactor::BeginTensor() {
   if (!params_.has_value()) return Misplaced("A tensor header arrived before the recipe.");
   if (arriving_ != nullptr) return arriving_->Incomplete();
   absl::StatusOr<StreamedTensor> tensor =
-      StreamedTensor::Make(request_.header(), *params_, context_.backend);
+      StreamedTensor::Make(request_.header(), *params_, context_.workers);
   if (!tensor.ok()) return tensor.status();
   arriving_ = std::make_shared<StreamedTensor>(*std::move(tensor));
   ++in_flight_;
@@ -151,7 +161,7 @@ absl::Status TensorStreamReactor::BeginTensor() {
 }
 
 void TensorStreamReactor::AllocateTask(TensorPtr tensor) {
-  const absl::Status status = tensor->Allocate(context_.budget, [this] { return Cancelled(); });
+  const absl::Status status = tensor->Allocate(buffers_, [this] { return Cancelled(); });
   {
     MutexLock lock(&mutex_);
     --tasks_;
@@ -173,17 +183,29 @@ absl::Status TensorStreamReactor::AddChunk() {
   context_.metrics.Add("sinq_weight_bytes_in_total", static_cast<double>(request_.chunk().size()),
                        {{"source", "stream"}});
   if (!arriving_->complete()) return absl::OkStatus();
-  ++tasks_;
-  context_.compute.Run(
-      [self = self_, tensor = std::move(arriving_)] { self->QuantizeTask(tensor); });
+  SubmitToWorkers(std::move(arriving_));
   arriving_ = nullptr;
   return absl::OkStatus();
 }
 
-void TensorStreamReactor::QuantizeTask(TensorPtr tensor) {
-  const absl::Status status = tensor->Quantize(context_.backend, [this] { return Cancelled(); });
-  if (status.ok())
-    context_.metrics.Add("sinq_weights_quantized_total", tensor->weights(), {{"backend", "cpu"}});
+void TensorStreamReactor::SubmitToWorkers(TensorPtr tensor) {
+  ++tasks_;
+  WorkerTask task;
+  task.compute = [self = self_, tensor](const kernels::Backend& backend) {
+    return tensor->Quantize(backend, [&self] { return self->Cancelled(); });
+  };
+  task.finish = [self = self_, tensor](const absl::Status& status, absl::string_view worker_kind) {
+    self->OnQuantized(tensor, status, worker_kind);
+  };
+  context_.workers.Submit(std::move(task));
+}
+
+void TensorStreamReactor::OnQuantized(TensorPtr tensor, const absl::Status& status,
+                                      absl::string_view worker_kind) {
+  if (status.ok()) {
+    context_.metrics.Add("sinq_weights_quantized_total", tensor->weights(),
+                         {{"backend", std::string(worker_kind)}});
+  }
   {
     MutexLock lock(&mutex_);
     --tasks_;

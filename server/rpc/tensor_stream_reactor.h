@@ -44,7 +44,7 @@ class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::Quant
     bool any() const { return read || write || finish; }
   };
 
-  explicit TensorStreamReactor(ServiceContext& context) : context_(context) {}
+  explicit TensorStreamReactor(ServiceContext& context);
   void Advance();
   Actions Decide() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool FillWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -53,11 +53,13 @@ class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::Quant
   absl::Status AddChunk() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Fail(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AllocateTask(TensorPtr tensor);
-  void QuantizeTask(TensorPtr tensor);
+  void SubmitToWorkers(TensorPtr tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnQuantized(TensorPtr tensor, const absl::Status& status, absl::string_view worker_kind);
   bool Cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
 
   ServiceContext& context_;
   const SteadyTime begin_ = std::chrono::steady_clock::now();
+  BufferPool buffers_;  // of this stream alone: what one client sent never reaches another
   std::atomic<bool> cancelled_ = false;
   // Touched only while the read or write they belong to is not in flight.
   sinq::v1::QuantizeTensorsRequest request_;

@@ -93,7 +93,6 @@ class ThreadScheduler final : public Scheduler {
   void DiscardIfOver(const std::string& job_id);
   void DiscardLeftovers();
   void Discard(const Job& job);
-  void SetWorkerStates() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<RunningPtr> Running() ABSL_LOCKS_EXCLUDED(mutex_);
   bool IsDraining() ABSL_LOCKS_EXCLUDED(mutex_);
   // False as soon as Drain has finished with the runners.
@@ -124,7 +123,6 @@ void ThreadScheduler::Start() {
   MutexLock lock(&mutex_);
   if (started_ || draining_) return;
   started_ = true;
-  SetWorkerStates();
   for (int i = 0; i < std::max(options_.concurrent_jobs, 1); ++i) {
     runners_.emplace_back([this] { RunnerLoop(); });
   }
@@ -139,7 +137,6 @@ void ThreadScheduler::Drain(absl::Duration grace) {
     if (drain_begun_) return;
     drain_begun_ = draining_ = true;
     runners.swap(runners_);
-    SetWorkerStates();
     const absl::Time deadline = absl::Now() + grace;
     changed_.SignalAll();
     while (!running_.empty() && absl::Now() < deadline) {
@@ -201,7 +198,6 @@ ThreadScheduler::RunningPtr ThreadScheduler::Admit(const Job& job, const Lease& 
   MutexLock lock(&mutex_);
   if (draining_) return nullptr;
   running_[job.id] = running;
-  SetWorkerStates();
   return running;
 }
 
@@ -209,7 +205,6 @@ void ThreadScheduler::Dismiss(const RunningJob& running) {
   MutexLock lock(&mutex_);
   const auto found = running_.find(running.job().id);
   if (found != running_.end() && found->second.get() == &running) running_.erase(found);
-  SetWorkerStates();
   changed_.SignalAll();
 }
 
@@ -433,17 +428,6 @@ void ThreadScheduler::Discard(const Job& job) {
   if (status.ok()) return;
   Log(LogLevel::kWarning, "discard_failed",
       {{"job", job.id}, {"error", std::string(status.message())}});
-}
-
-void ThreadScheduler::SetWorkerStates() {
-  const int workers = std::max(options_.concurrent_jobs, 1);
-  const int active = std::min(static_cast<int>(running_.size()), workers);
-  const auto set = [this](const char* state, int count) {
-    metrics_.Set("sinq_worker_state", count, {{"pool", "cpu"}, {"state", state}});
-  };
-  set("busy", draining_ ? 0 : active);
-  set("draining", draining_ ? active : 0);
-  set("idle", draining_ ? 0 : workers - active);
 }
 
 }  // namespace

@@ -9,6 +9,14 @@ constexpr uint64_t kGranularityBytes = 1 << 20;  // near sizes share buffers
 
 }  // namespace
 
+BufferPool::BufferPool(MemoryBudget& budget, kernels::HostMemory* memory,
+                       uint64_t max_special_bytes)
+    : budget_(budget), memory_(memory), max_special_bytes_(max_special_bytes) {
+  budget_.AddReclaimer(*this);
+}
+
+BufferPool::~BufferPool() { budget_.RemoveReclaimer(*this); }
+
 absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
                                                  absl::FunctionRef<bool()> cancelled) {
   if (std::optional<PooledBuffer> idle = TakeIdle(size_bytes)) return *std::move(idle);
@@ -17,11 +25,12 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
   // While the budget has room, idle buffers are kept for units of their own size.
   std::optional<MemoryBudget::Reservation> reservation = budget_.TryReserve(rounded);
   if (!reservation) {
-    absl::StatusOr<MemoryBudget::Reservation> granted = GiveUpIdleAndReserve(rounded, cancelled);
+    absl::StatusOr<MemoryBudget::Reservation> granted = budget_.Reserve(rounded, cancelled);
     if (!granted.ok()) return granted.status();
     reservation = *std::move(granted);
   }
-  absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Allocate(rounded);
+  absl::StatusOr<HostBuffer> buffer =
+      HostBuffer::Allocate(rounded <= max_special_bytes_ ? memory_ : nullptr, rounded);
   if (!buffer.ok()) return buffer.status();
   return PooledBuffer{*std::move(reservation), *std::move(buffer)};
 }
@@ -40,25 +49,19 @@ std::optional<PooledBuffer> BufferPool::TakeIdle(uint64_t size_bytes) {
   return found;
 }
 
-absl::StatusOr<MemoryBudget::Reservation> BufferPool::GiveUpIdleAndReserve(
-    uint64_t size_bytes, absl::FunctionRef<bool()> cancelled) {
+void BufferPool::GiveUpIdle() {
   std::vector<PooledBuffer> given_up;
   {
     MutexLock lock(&mutex_);
     given_up.swap(idle_);
-    ++waiting_;
   }
-  given_up.clear();  // outside the lock: giving memory back takes its time
-  absl::StatusOr<MemoryBudget::Reservation> reservation = budget_.Reserve(size_bytes, cancelled);
-  MutexLock lock(&mutex_);
-  --waiting_;
-  return reservation;
+  // Destroyed outside the lock: giving memory back takes its time.
 }
 
 void BufferPool::Release(PooledBuffer buffer) {
-  const bool wanted = budget_.HasWaiters();
+  if (budget_.HasWaiters()) return;
   MutexLock lock(&mutex_);
-  if (!wanted && waiting_ == 0) idle_.push_back(std::move(buffer));
+  idle_.push_back(std::move(buffer));
 }
 
 }  // namespace sinq

@@ -1,46 +1,53 @@
 // Buffers of units in flight, kept for the next unit: fresh pages cost more than the copy into
-// them.
+// them, and locking them costs more still.
 #ifndef SINQ_SERVER_WORKER_BUFFER_POOL_H_
 #define SINQ_SERVER_WORKER_BUFFER_POOL_H_
 
+#include <limits>
 #include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
-#include "server/base/aligned_buffer.h"
+#include "kernels/backend.h"
 #include "server/base/memory_budget.h"
 #include "server/base/mutex.h"
+#include "server/worker/host_buffer.h"
 
 namespace sinq {
 
 // Memory with the reservation that covers it.
 struct PooledBuffer {
   MemoryBudget::Reservation reservation;
-  AlignedBuffer buffer;
+  HostBuffer buffer;  // goes before its reservation
 };
 
-// Thread-safe. Idle buffers keep their reservation, so the budget counts them. Nothing is kept idle
-// while anybody waits, for this pool or for the budget: all would wait for each other.
-class BufferPool {
+// Thread-safe. Idle buffers keep their reservation, so the budget counts them. They are given up as
+// soon as anybody waits for the budget: all would wait for each other.
+class BufferPool : public MemoryBudget::Reclaimer {
  public:
-  explicit BufferPool(MemoryBudget& budget) : budget_(budget) {}
+  // Buffers of up to `max_special_bytes` come from `memory` (null: from ordinary pages).
+  explicit BufferPool(MemoryBudget& budget, kernels::HostMemory* memory = nullptr,
+                      uint64_t max_special_bytes = std::numeric_limits<uint64_t>::max());
+  ~BufferPool() override;
+  BufferPool(const BufferPool&) = delete;
+  BufferPool& operator=(const BufferPool&) = delete;
 
   // At least `size_bytes`; blocks while the budget is used up. Cancelled when `cancelled` says so.
   absl::StatusOr<PooledBuffer> Acquire(uint64_t size_bytes, absl::FunctionRef<bool()> cancelled);
   void Release(PooledBuffer buffer);
+  void GiveUpIdle() override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   // The smallest idle buffer that is large enough.
   std::optional<PooledBuffer> TakeIdle(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::StatusOr<MemoryBudget::Reservation> GiveUpIdleAndReserve(
-      uint64_t size_bytes, absl::FunctionRef<bool()> cancelled) ABSL_LOCKS_EXCLUDED(mutex_);
 
   MemoryBudget& budget_;
+  kernels::HostMemory* const memory_;
+  const uint64_t max_special_bytes_;
   Mutex mutex_;
   std::vector<PooledBuffer> idle_ ABSL_GUARDED_BY(mutex_);
-  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // Acquire calls that found nothing idle
 };
 
 }  // namespace sinq

@@ -21,9 +21,9 @@
 
 namespace sinq {
 
-// Of one phase of a plan. Owns one thread. Add may be called from any thread; Finish once. A tensor is recorded in the
-// store only after its file was synced: a recorded tensor survives a power cut. The first error
-// stops the thread; Failed tells the pipeline.
+// Of one phase of a plan. Owns one thread. Add may be called from any thread; Finish once. A tensor
+// is recorded in the store only after its file was synced: a recorded tensor survives a power cut.
+// The first error stops the thread; Failed tells the pipeline.
 class Checkpointer {
  public:
   Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& store, Lease lease,

@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
 #include "server/base/sha256.h"
 #include "server/plan/plan.h"
+#include "server/plan/width_plan.h"
 #include "server/sink/sink.h"
 #include "server/source/model_source.h"
 #include "server/worker/buffer_pool.h"
@@ -20,6 +22,8 @@
 #include "server/worker/fold_scales.h"
 #include "server/worker/manifest.h"
 #include "server/worker/pipeline.h"
+#include "server/worker/width_survey.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 namespace {
@@ -34,11 +38,11 @@ absl::Span<const std::byte> Bytes(absl::string_view text) {
 class Attempt {
  public:
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view)>;
-  Attempt(const RunnerOptions& options, const kernels::Backend& backend, const FileSystem& files,
+  Attempt(const RunnerOptions& options, WorkerPool& workers, const FileSystem& files,
           MemoryBudget& budget, JobStore& store, Metrics& metrics, const Job& job,
           const Lease& lease, const std::atomic<StopReason>& stop, OnProgress on_progress)
       : options_(options),
-        backend_(backend),
+        workers_(workers),
         files_(files),
         budget_(budget),
         store_(store),
@@ -92,27 +96,96 @@ class Attempt {
   }
 
   absl::Status Plan() {
-    const absl::StatusOr<ResolvedPath> path = files_.Resolve(job_.spec.source_uri);
-    if (!path.ok()) return path.status();
-    absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenLocalSource(*path);
-    if (!source.ok()) return source.status();
-    source_ = *std::move(source);
-    const absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(job_.spec.format);
-    if (!exporter.ok()) return exporter.status();
-    absl::StatusOr<sinq::Plan> plan =
-        MakePlan(job_.spec, *source_, **exporter, {budget_.budget_bytes(), options_.workers});
+    absl::StatusOr<PlanInputs> inputs = OpenPlanInputs(job_.spec, files_);
+    if (!inputs.ok()) return inputs.status();
+    source_ = std::move(inputs->source);
+    activations_ = std::move(inputs->activations);
+    const PlanOptions options{budget_.budget_bytes(), workers_.UsefulTasks(), activations_.get(),
+                              nullptr};
+    absl::StatusOr<sinq::Plan> plan = MakePlan(job_.spec, *source_, *inputs->exporter, options);
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
+    CountUnits();
+    if (!plan_.width_groups.empty()) {
+      if (absl::Status status = ChooseWidths(*inputs->exporter, options); !status.ok())
+        return status;
+    }
+    progress_.output_bytes = plan_.output_bytes;
+    progress_.effective_bits = plan_.effective_bits;
+    return CheckPlanDigest();
+  }
+
+  void CountUnits() {
     for (const PlannedTensor& tensor : plan_.tensors) {
-      for (const Phase phase : {Phase::kMeasure, Phase::kQuantize}) {
+      for (const Phase phase : {Phase::kWidths, Phase::kMeasure, Phase::kQuantize}) {
         if (!HasUnit(phase, tensor)) continue;
         ++progress_.tensors_total;
         progress_.bytes_total += tensor.source.size_bytes;
       }
     }
-    progress_.output_bytes = plan_.output_bytes;
-    progress_.effective_bits = plan_.effective_bits;
-    return CheckPlanDigest();
+  }
+
+  // From the open plan to the one that the job runs. What is measured is durable before it is used,
+  // so that every attempt chooses alike.
+  absl::Status ChooseWidths(const Exporter& exporter, const PlanOptions& options) {
+    Enter(JobStage::kMeasure);
+    WidthErrors errors;
+    if (absl::Status status = TakeSurveyed(errors); !status.ok()) return status;
+    std::set<std::string> done;
+    for (const auto& [name, unused] : errors) done.insert(name);
+    const SurveyContext context{plan_, *source_, workers_, budget_};
+    std::vector<FinishedUnit> pending;
+    auto last = std::chrono::steady_clock::now();
+    absl::Status status = SurveyWidths(
+        context, done,
+        [&](const PlannedTensor& tensor, std::vector<double> measured) -> absl::Status {
+          pending.push_back({UnitName(Phase::kWidths, tensor), SurveyToJson(tensor, measured)});
+          errors[tensor.source.name] = std::move(measured);
+          CountDone(tensor);
+          on_progress_(progress_, tensor.source.name);
+          const auto now = std::chrono::steady_clock::now();
+          if (absl::FromChrono(now - last) < options_.checkpoint_interval) return absl::OkStatus();
+          last = now;
+          return KeepSurveyed(pending);
+        },
+        [this] { return stop_.load() != StopReason::kNone; });
+    const absl::Status kept = KeepSurveyed(pending);
+    if (status.ok()) status = kept;
+    if (!status.ok()) return status;
+    absl::StatusOr<sinq::Plan> plan = PlanWidths(job_.spec, *source_, exporter, options, errors);
+    if (!plan.ok()) return plan.status();
+    plan_ = *std::move(plan);
+    return absl::OkStatus();
+  }
+
+  // What an earlier attempt measured.
+  absl::Status TakeSurveyed(WidthErrors& errors) {
+    const absl::StatusOr<std::vector<FinishedUnit>> units = store_.FinishedUnits(job_.id);
+    if (!units.ok()) return units.status();
+    std::map<absl::string_view, absl::string_view> records;
+    for (const FinishedUnit& unit : *units) records[unit.unit] = unit.record;
+    for (const PlannedTensor& tensor : plan_.tensors) {
+      if (!HasUnit(Phase::kWidths, tensor)) continue;
+      const auto found = records.find(UnitName(Phase::kWidths, tensor));
+      if (found == records.end()) continue;
+      absl::StatusOr<std::vector<double>> measured = SurveyFromJson(tensor, found->second);
+      if (!measured.ok()) return measured.status();
+      errors[tensor.source.name] = *std::move(measured);
+      CountDone(tensor);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status KeepSurveyed(std::vector<FinishedUnit>& pending) {
+    if (pending.empty()) return absl::OkStatus();
+    absl::Status status = store_.AddFinishedUnits(lease_, pending);
+    pending.clear();
+    return status;
+  }
+
+  void CountDone(const PlannedTensor& tensor) {
+    ++progress_.tensors_done;
+    progress_.bytes_done += tensor.source.size_bytes;
   }
 
   // A source that changed between two attempts would mix two models in one output.
@@ -168,8 +241,7 @@ class Attempt {
                               options_.checkpoint_interval);
     if (absl::Status status = RunPhase(Phase::kMeasure, checkpointer); !status.ok()) return status;
     if (absl::Status status = checkpointer.Finish(false); !status.ok()) return status;
-    absl::StatusOr<FoldScales> scales =
-        FoldScales::Make(plan_, *source_, checkpointer.records());
+    absl::StatusOr<FoldScales> scales = FoldScales::Make(plan_, *source_, checkpointer.records());
     if (!scales.ok()) return scales.status();
     scales_ = *std::move(scales);
     return absl::OkStatus();
@@ -187,10 +259,10 @@ class Attempt {
     std::set<std::string> finished;
     if (absl::Status status = TakeFinished(phase, checkpointer, finished); !status.ok())
       return status;
-    BufferPool pool(budget_);
-    const UnitContext context{
-        plan_, *source_, backend_, *sink_, pool, phase, scales_ ? &*scales_ : nullptr};
-    Pipeline pipeline(context, checkpointer, metrics_, options_.workers, on_progress_);
+    BufferPool pool(budget_, workers_.host_memory());
+    const UnitContext context{plan_, *source_, workers_,           *sink_,
+                              pool,  phase,    activations_.get(), scales_ ? &*scales_ : nullptr};
+    Pipeline pipeline(context, checkpointer, metrics_, on_progress_);
     const absl::Status status =
         pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
     progress_ = pipeline.progress();
@@ -211,8 +283,7 @@ class Attempt {
       if (!record.ok()) return record.status();
       checkpointer.AddDurable(tensor, *std::move(record));
       finished.insert(tensor.source.name);
-      ++progress_.tensors_done;
-      progress_.bytes_done += tensor.source.size_bytes;
+      CountDone(tensor);
     }
     return absl::OkStatus();
   }
@@ -263,7 +334,7 @@ class Attempt {
   }
 
   const RunnerOptions& options_;
-  const kernels::Backend& backend_;
+  WorkerPool& workers_;
   const FileSystem& files_;
   MemoryBudget& budget_;
   JobStore& store_;
@@ -273,6 +344,7 @@ class Attempt {
   const std::atomic<StopReason>& stop_;
   const OnProgress on_progress_;
   std::unique_ptr<ModelSource> source_;
+  std::unique_ptr<ActivationFile> activations_;  // if the recipe names one
   sinq::Plan plan_;
   std::unique_ptr<Sink> sink_;
   std::optional<FoldScales> scales_;  // once measured
@@ -283,10 +355,10 @@ class Attempt {
 
 class LocalJobRunner : public JobRunner {
  public:
-  LocalJobRunner(const RunnerOptions& options, const kernels::Backend& backend,
-                 const FileSystem& files, MemoryBudget& budget, JobStore& store, Metrics& metrics)
+  LocalJobRunner(const RunnerOptions& options, WorkerPool& workers, const FileSystem& files,
+                 MemoryBudget& budget, JobStore& store, Metrics& metrics)
       : options_(options),
-        backend_(backend),
+        workers_(workers),
         files_(files),
         budget_(budget),
         store_(store),
@@ -295,7 +367,7 @@ class LocalJobRunner : public JobRunner {
   RunResult Run(
       const Job& job, const Lease& lease, const std::atomic<StopReason>& stop,
       absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)> on_progress) override {
-    return Attempt(options_, backend_, files_, budget_, store_, metrics_, job, lease, stop,
+    return Attempt(options_, workers_, files_, budget_, store_, metrics_, job, lease, stop,
                    on_progress)
         .Run();
   }
@@ -308,7 +380,7 @@ class LocalJobRunner : public JobRunner {
 
  private:
   const RunnerOptions options_;
-  const kernels::Backend& backend_;
+  WorkerPool& workers_;
   const FileSystem& files_;
   MemoryBudget& budget_;
   JobStore& store_;
@@ -317,10 +389,10 @@ class LocalJobRunner : public JobRunner {
 
 }  // namespace
 
-std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options,
-                                         const kernels::Backend& backend, const FileSystem& files,
-                                         MemoryBudget& budget, JobStore& store, Metrics& metrics) {
-  return std::make_unique<LocalJobRunner>(options, backend, files, budget, store, metrics);
+std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options, WorkerPool& workers,
+                                         const FileSystem& files, MemoryBudget& budget,
+                                         JobStore& store, Metrics& metrics) {
+  return std::make_unique<LocalJobRunner>(options, workers, files, budget, store, metrics);
 }
 
 }  // namespace sinq

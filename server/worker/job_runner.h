@@ -9,13 +9,13 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "kernels/backend.h"
 #include "server/base/clock.h"
 #include "server/base/file_system.h"
 #include "server/base/memory_budget.h"
 #include "server/base/metrics.h"
 #include "server/job/job.h"
 #include "server/job/job_store.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 
@@ -23,7 +23,6 @@ namespace sinq {
 enum class StopReason : uint8_t { kNone, kCancel, kDrain, kLeaseLost };
 
 struct RunnerOptions {
-  int workers = 1;  // threads of the pool
   absl::Duration checkpoint_interval =
       absl::Seconds(2);      // finished tensors become durable at least this often
   std::string code_version;  // for the manifest
@@ -34,7 +33,7 @@ struct RunResult {
   JobProgress progress;
 };
 
-// Thread-safe: Run may be called for several jobs at once; they share backend, budget and file
+// Thread-safe: Run may be called for several jobs at once; they share workers, budget and file
 // system.
 class JobRunner {
  public:
@@ -51,9 +50,9 @@ class JobRunner {
   virtual absl::Status Discard(const Job& job) = 0;
 };
 
-std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options,
-                                         const kernels::Backend& backend, const FileSystem& files,
-                                         MemoryBudget& budget, JobStore& store, Metrics& metrics);
+std::unique_ptr<JobRunner> MakeJobRunner(const RunnerOptions& options, WorkerPool& workers,
+                                         const FileSystem& files, MemoryBudget& budget,
+                                         JobStore& store, Metrics& metrics);
 
 }  // namespace sinq
 

@@ -1,9 +1,7 @@
 #include "server/worker/pipeline.h"
 
 #include <chrono>
-#include <thread>
 #include <utility>
-#include <vector>
 
 #include "kernels/quant_params.h"
 
@@ -23,70 +21,95 @@ absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress pr
   const auto cancelled = [&] {
     return failed_.load(std::memory_order_relaxed) || stopped() || checkpointer_.Failed();
   };
-  std::thread reader([&] { ReadAhead(finished, cancelled); });
-  std::vector<std::thread> workers;
-  for (int i = 0; i < workers_; ++i) workers.emplace_back([&] { Work(cancelled); });
-  reader.join();
-  for (std::thread& worker : workers) worker.join();
+  const kernels::DeviceStats before = context_.workers.DeviceTotals();
+  ReadAhead(finished, cancelled);
+  AwaitAll();
+  ObserveDeviceStages(before);
   MutexLock lock(&mutex_);
   return status_;
 }
 
-void Pipeline::ReadAhead(const std::set<std::string>& finished,
-                         absl::FunctionRef<bool()> cancelled) {
+void Pipeline::ReadAhead(const std::set<std::string>& finished, Cancelled cancelled) {
   for (const PlannedTensor& tensor : context_.plan.tensors) {
     if (!HasUnit(context_.phase, tensor) || finished.contains(tensor.source.name)) continue;
-    if (cancelled()) {
-      Fail(absl::CancelledError("stopped between tensors"));
-      break;
-    }
-    Item item{&tensor, {}};
-    if (tensor.action != TensorAction::kCopy) {
-      absl::StatusOr<UnitMemory> memory = ReadUnit(context_, tensor, cancelled);
-      if (!memory.ok()) {
-        Fail(memory.status());
-        break;
-      }
-      item.memory = *std::move(memory);
-    }
-    if (!queue_.Push(std::move(item))) break;
-  }
-  queue_.Close();
-}
-
-void Pipeline::Work(absl::FunctionRef<bool()> cancelled) {
-  while (std::optional<Item> item = queue_.Pop()) {
-    // After a failure the rest of the queue is only emptied, so that its memory is given back.
-    if (failed_.load(std::memory_order_relaxed)) continue;
-    absl::StatusOr<UnitRecord> record = Process(*item, cancelled);
-    if (!record.ok()) {
-      Fail(record.status());
-      continue;
-    }
-    Done(*item->tensor, *std::move(record));
+    AwaitRoom();
+    if (cancelled()) return Fail(absl::CancelledError("stopped between tensors"));
+    // Here and not on a worker: one that waits for memory would hold up those that have it.
+    absl::StatusOr<UnitMemory> memory = ReadUnit(context_, tensor, cancelled);
+    if (!memory.ok()) return Fail(memory.status());
+    Submit(std::make_shared<Item>(Item{tensor, *std::move(memory), {}, 0}), cancelled);
   }
 }
 
-absl::StatusOr<UnitRecord> Pipeline::Process(Item& item, absl::FunctionRef<bool()> cancelled) {
-  if (item.tensor->action == TensorAction::kCopy)
-    return CopyUnit(context_, *item.tensor, cancelled);
-  kernels::TensorStats stats;
+void Pipeline::AwaitRoom() {
+  const int most = context_.workers.UsefulTasks();
+  const auto has_room = [this, most] {
+    mutex_.AssertHeld();
+    return in_flight_ < most;
+  };
+  MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&has_room));
+}
+
+void Pipeline::AwaitAll() {
+  const auto none_left = [this] {
+    mutex_.AssertHeld();
+    return in_flight_ == 0;
+  };
+  MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&none_left));
+}
+
+void Pipeline::Submit(std::shared_ptr<Item> item, Cancelled cancelled) {
+  {
+    MutexLock lock(&mutex_);
+    ++in_flight_;
+  }
+  WorkerTask task;
+  if (NeedsBackend(context_.phase, item->tensor)) {
+    task.compute = [this, item, cancelled](const kernels::Backend& backend) {
+      return Compute(*item, backend, cancelled);
+    };
+  }
+  task.finish = [this, item, cancelled](const absl::Status& computed, absl::string_view kind) {
+    Finish(*item, computed, kind, cancelled);
+  };
+  context_.workers.Submit(std::move(task));
+}
+
+absl::Status Pipeline::Compute(Item& item, const kernels::Backend& backend, Cancelled cancelled) {
+  // After a failure the rest is only gone through, so that its memory is given back.
+  if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
   const auto begin = std::chrono::steady_clock::now();
-  absl::StatusOr<UnitRecord> record = Compute(item, cancelled, &stats);
-  context_.pool.Release(std::move(item.memory.buffer));
-  if (record.ok() && record->quantized)
-    Count(*item.tensor, stats,
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  return record;
+  absl::Status status =
+      ComputeUnit(context_, item.tensor, backend, item.memory, cancelled, &item.stats);
+  item.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return status;
 }
 
-absl::StatusOr<UnitRecord> Pipeline::Compute(Item& item, absl::FunctionRef<bool()> cancelled,
-                                             kernels::TensorStats* stats) {
-  if (context_.phase == Phase::kMeasure)
-    return MeasureUnit(context_, *item.tensor, item.memory, cancelled);
-  if (item.tensor->action == TensorAction::kFold)
-    return FoldUnit(context_, *item.tensor, item.memory);
-  return QuantizeUnit(context_, *item.tensor, item.memory, cancelled, stats);
+void Pipeline::Finish(Item& item, const absl::Status& computed, absl::string_view worker_kind,
+                      Cancelled cancelled) {
+  absl::StatusOr<UnitRecord> record =
+      computed.ok() ? Write(item, cancelled) : absl::StatusOr<UnitRecord>(computed);
+  context_.pool.Release(std::move(item.memory.buffer));
+  if (!record.ok()) {
+    Fail(record.status());
+  } else {
+    if (record->quantized) Count(item, worker_kind);
+    Done(item.tensor, *std::move(record));
+  }
+  MutexLock lock(&mutex_);
+  --in_flight_;  // last: Run may return now
+}
+
+absl::StatusOr<UnitRecord> Pipeline::Write(Item& item, Cancelled cancelled) {
+  if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
+  if (context_.phase == Phase::kMeasure) return MeasuredUnit(item.tensor, item.memory);
+  if (item.tensor.action == TensorAction::kCopy)
+    return CopyUnit(context_, item.tensor, item.memory, cancelled);
+  if (item.tensor.action == TensorAction::kFold)
+    return FoldUnit(context_, item.tensor, item.memory);
+  return WriteUnit(context_, item.tensor, item.memory, item.stats);
 }
 
 void Pipeline::Fail(const absl::Status& status) {
@@ -94,7 +117,6 @@ void Pipeline::Fail(const absl::Status& status) {
   // A cancellation that follows an error is its echo.
   if (status_.ok() || (absl::IsCancelled(status_) && !absl::IsCancelled(status))) status_ = status;
   failed_ = true;
-  queue_.Close();
 }
 
 void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
@@ -114,19 +136,30 @@ void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
   on_progress_(progress_, tensor.source.name);
 }
 
-void Pipeline::Count(const PlannedTensor& tensor, const kernels::TensorStats& stats,
-                     double seconds) {
+void Pipeline::Count(const Item& item, absl::string_view worker_kind) {
+  const SourceTensor& source = item.tensor.source;
   const double weights =
-      static_cast<double>(tensor.source.shape[0]) * static_cast<double>(tensor.source.shape[1]);
-  const std::string backend = context_.backend.GetCapabilities().name;
+      static_cast<double>(source.shape[0]) * static_cast<double>(source.shape[1]);
+  const std::string backend(worker_kind);
   metrics_.Add("sinq_weights_quantized_total", weights, {{"backend", backend}});
-  metrics_.Observe("sinq_relative_error", stats.relative_error,
-                   {{"method", std::string(kernels::MethodName(tensor.params.method))}});
-  metrics_.Observe("sinq_sinkhorn_rounds", stats.mean_rounds);
-  if (tensor.source.size_bytes >= kThroughputFromBytes && seconds > 0) {
-    metrics_.Observe("sinq_quantize_throughput_weights_per_second", weights / seconds,
+  metrics_.Observe("sinq_relative_error", item.stats.relative_error,
+                   {{"method", std::string(kernels::MethodName(item.tensor.params.method))}});
+  metrics_.Observe("sinq_sinkhorn_rounds", item.stats.mean_rounds);
+  if (source.size_bytes >= kThroughputFromBytes && item.seconds > 0) {
+    metrics_.Observe("sinq_quantize_throughput_weights_per_second", weights / item.seconds,
                      {{"backend", backend}});
   }
+}
+
+// Of all devices together, and with what tensor streams did meanwhile. The stage "quantize" is the
+// whole time of the pipeline, whoever computes.
+void Pipeline::ObserveDeviceStages(const kernels::DeviceStats& before) {
+  const kernels::DeviceStats after = context_.workers.DeviceTotals();
+  const auto observe = [this](const char* stage, double seconds) {
+    if (seconds > 0) metrics_.Observe("sinq_job_stage_seconds", seconds, {{"stage", stage}});
+  };
+  observe("h2d", after.h2d_seconds - before.h2d_seconds);
+  observe("d2h", after.d2h_seconds - before.d2h_seconds);
 }
 
 JobProgress Pipeline::progress() const {

@@ -18,23 +18,12 @@ constexpr uint64_t kDigestBytes =
 constexpr uint64_t kCopyBytes = 4 << 20;
 
 uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = AlignedBuffer::kAlignmentBytes;
+  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) {
   return context.plan.files[static_cast<size_t>(range.file_index)];
-}
-
-absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
-  if (status.code() != absl::StatusCode::kInvalidArgument ||
-      GetErrorDetails(status).reason != Reason::kUnspecified) {
-    return Annotate(status, tensor.source.name);
-  }
-  // What the kernels refuse is in the weights themselves.
-  return MakeError(status.code(), Reason::kNonFiniteWeight,
-                   absl::StrCat(tensor.source.name, ": ", status.message(), "."),
-                   {{"tensor", tensor.source.name}});
 }
 
 absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
@@ -51,44 +40,43 @@ absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
   return absl::OkStatus();
 }
 
-// Factors of an FP8 weight's blocks as fp32; they count as part of the unit's source bytes.
-absl::Status ReadBlockScales(const UnitContext& context, const PlannedTensor& tensor,
-                             UnitMemory& memory) {
-  if (tensor.scale_tensor < 0) return absl::OkStatus();
-  const SourceTensor& scale = context.plan.tensors[static_cast<size_t>(tensor.scale_tensor)].source;
-  std::vector<std::byte> raw(scale.size_bytes);
-  if (absl::Status status =
-          context.source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
-      !status.ok())
-    return status;
-  const bool bf16 = scale.dtype == "BF16";
-  memory.block_scales.resize(raw.size() / (bf16 ? 2 : 4));
-  for (size_t i = 0; i < memory.block_scales.size(); ++i) {
-    if (bf16) {
-      uint16_t bits;
-      std::memcpy(&bits, raw.data() + 2 * i, sizeof bits);
-      memory.block_scales[i] = kernels::Bf16ToFloat(bits);
-    } else {
-      std::memcpy(&memory.block_scales[i], raw.data() + 4 * i, 4);
-    }
-  }
-  return absl::OkStatus();
-}
-
 kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory) {
   kernels::MatrixView view{memory.buffer.buffer.data(), tensor.source.shape[0],
                            tensor.source.shape[1], WeightDtypeOf(tensor.source.dtype),
                            memory.block_scales};
   view.row_factor = memory.row_factors;
   view.column_factor = memory.column_factors;
+  if (memory.activation_bytes > 0) view.activations = &memory.activations;
   return view;
+}
+
+uint64_t ActivationBytes(Phase phase, const PlannedTensor& tensor) {
+  const bool has_any = phase == Phase::kQuantize && tensor.activations.has_value();
+  return has_any ? Aligned(tensor.activations->FloatBytes()) : 0;
+}
+
+absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& tensor,
+                             UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
+  memory.activation_bytes = ActivationBytes(context.phase, tensor);
+  if (memory.activation_bytes == 0) return absl::OkStatus();
+  const ActivationTensor& from = *tensor.activations;
+  std::byte* const begin = memory.buffer.buffer.data() + Aligned(memory.weights_bytes);
+  const absl::Span<float> values(reinterpret_cast<float*>(begin),
+                                 from.FloatBytes() / sizeof(float));
+  if (from.is_second_moments) {
+    memory.activations.second_moments = values;
+  } else {
+    memory.activations.samples = values;
+    memory.activations.tokens = from.rows;
+  }
+  return context.activations->Read(from, values, cancelled);
 }
 
 // The unit's outputs; what follows them is scratch.
 std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                                 absl::Span<std::byte>* scratch) {
   absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(Aligned(memory.weights_bytes));
+  rest.remove_prefix(Aligned(memory.weights_bytes) + memory.activation_bytes);
   std::vector<absl::Span<std::byte>> planes;
   for (const OutputRange& range : tensor.outputs) {
     planes.push_back(rest.subspan(0, range.tensor.size_bytes));
@@ -96,6 +84,16 @@ std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, Uni
   }
   *scratch = rest;
   return planes;
+}
+
+// Where a measured column scale lies; what follows it is scratch.
+absl::Span<float> ColumnsOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
+                                absl::Span<std::byte>* scratch) {
+  const size_t columns = static_cast<size_t>(tensor.source.shape[1]);
+  absl::Span<std::byte> rest = memory.buffer.buffer.span();
+  rest.remove_prefix(Aligned(memory.weights_bytes));
+  *scratch = rest.subspan(Aligned(sizeof(float) * columns));
+  return {reinterpret_cast<float*>(rest.data()), columns};
 }
 
 absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
@@ -114,25 +112,67 @@ absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor
 
 }  // namespace
 
-uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor,
-                         const kernels::Backend& backend) {
-  uint64_t bytes = Aligned(tensor.source.size_bytes);
+absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor) {
+  if (status.code() != absl::StatusCode::kInvalidArgument ||
+      GetErrorDetails(status).reason != Reason::kUnspecified) {
+    return Annotate(status, tensor.source.name);
+  }
+  // What the kernels refuse is in the weights themselves.
+  return MakeError(status.code(), Reason::kNonFiniteWeight,
+                   absl::StrCat(tensor.source.name, ": ", status.message(), "."),
+                   {{"tensor", tensor.source.name}});
+}
+
+absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const ModelSource& source,
+                                                   const PlannedTensor& tensor) {
+  std::vector<float> factors;
+  if (tensor.scale_tensor < 0) return factors;
+  const SourceTensor& scale = plan.tensors[static_cast<size_t>(tensor.scale_tensor)].source;
+  std::vector<std::byte> raw(scale.size_bytes);
+  if (absl::Status status = source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
+      !status.ok())
+    return status;
+  const bool bf16 = scale.dtype == "BF16";
+  factors.resize(raw.size() / (bf16 ? 2 : 4));
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (bf16) {
+      uint16_t bits;
+      std::memcpy(&bits, raw.data() + 2 * i, sizeof bits);
+      factors[i] = kernels::Bf16ToFloat(bits);
+    } else {
+      std::memcpy(&factors[i], raw.data() + 4 * i, 4);
+    }
+  }
+  return factors;
+}
+
+bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
+  return phase == Phase::kMeasure || tensor.action == TensorAction::kQuantize;
+}
+
+uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
+  if (phase == Phase::kQuantize && tensor.action == TensorAction::kCopy)
+    return std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
+  uint64_t bytes = Aligned(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
   if (phase == Phase::kMeasure) {
     bytes += Aligned(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
   } else {
     for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
-    if (tensor.action == TensorAction::kFold) return bytes;
   }
+  if (!NeedsBackend(phase, tensor)) return bytes;
   return bytes +
-         backend.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+         workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
 }
 
 absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     absl::FunctionRef<bool()> cancelled) {
   absl::StatusOr<PooledBuffer> buffer =
-      context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.backend), cancelled);
+      context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.workers), cancelled);
   if (!buffer.ok()) return buffer.status();
-  UnitMemory memory{*std::move(buffer), tensor.source.size_bytes, {}, {}, {}, {}};
+  UnitMemory memory;
+  memory.buffer = *std::move(buffer);
+  memory.weights_bytes = tensor.source.size_bytes;
+  if (context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy) return memory;
   Sha256 digest;
   const absl::Span<std::byte> weights =
       memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
@@ -143,7 +183,11 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
     return WithTensor(status, tensor);
   }
   memory.source_sha256 = digest.HexDigest();
-  if (absl::Status status = ReadBlockScales(context, tensor, memory); !status.ok())
+  absl::StatusOr<std::vector<float>> block_scales =
+      ReadBlockScales(context.plan, context.source, tensor);
+  if (!block_scales.ok()) return WithTensor(block_scales.status(), tensor);
+  memory.block_scales = *std::move(block_scales);
+  if (absl::Status status = ReadActivations(context, tensor, memory, cancelled); !status.ok())
     return WithTensor(status, tensor);
   if (context.scales != nullptr && tensor.source.shape.size() == 2) {
     memory.row_factors = context.scales->RowFactors(tensor);
@@ -152,44 +196,49 @@ absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTen
   return memory;
 }
 
-absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                        UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
-                                        kernels::TensorStats* stats) {
+absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor,
+                         const kernels::Backend& backend, UnitMemory& memory,
+                         absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats) {
   absl::Span<std::byte> scratch;
-  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
-  absl::Status status = context.backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch,
-                                                 planes, kernels::RunSerially, cancelled, stats);
-  if (!status.ok()) return WithTensor(status, tensor);
+  absl::Status status;
+  if (context.phase == Phase::kMeasure) {
+    const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
+    status = backend.MeasureColumns(ViewOf(tensor, memory), tensor.params, scratch, t,
+                                    kernels::RunSerially, cancelled);
+  } else {
+    const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
+    status = backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch, planes,
+                              kernels::RunSerially, cancelled, stats);
+  }
+  return status.ok() ? status : WithTensor(status, tensor);
+}
+
+absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                     UnitMemory& memory, const kernels::TensorStats& stats) {
+  absl::Span<std::byte> scratch;
   UnitRecord record{memory.source_sha256,
                     {},
                     true,
-                    stats->relative_error,
-                    stats->imbalance_before,
-                    stats->imbalance_after,
-                    stats->mean_rounds,
-                    {}};
-  record.balanced_error = stats->balanced_error;
-  record.cosine = stats->cosine;
-  record.max_abs_error = stats->max_abs_error;
+                    stats.relative_error,
+                    stats.imbalance_before,
+                    stats.imbalance_after,
+                    stats.mean_rounds};
+  record.balanced_error = stats.balanced_error;
+  record.cosine = stats.cosine;
+  record.max_abs_error = stats.max_abs_error;
   // Only profile upstream asks for it; no tensor has a kurtosis of 0.
-  if (stats->kurtosis != 0) record.kurtosis = stats->kurtosis;
-  status = WritePlanes(context, tensor, planes, record);
+  if (stats.kurtosis != 0) record.kurtosis = stats.kurtosis;
+  const absl::Status status =
+      WritePlanes(context, tensor, PlanesOfUnit(tensor, memory, &scratch), record);
   if (!status.ok()) return status;
   return record;
 }
 
-absl::StatusOr<UnitRecord> MeasureUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                       UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
-  const size_t columns = static_cast<size_t>(tensor.source.shape[1]);
-  absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(Aligned(memory.weights_bytes));
-  const absl::Span<float> t(reinterpret_cast<float*>(rest.data()), columns);
-  rest.remove_prefix(Aligned(sizeof(float) * columns));
-  const absl::Status status = context.backend.MeasureColumns(
-      ViewOf(tensor, memory), tensor.params, rest, t, kernels::RunSerially, cancelled);
-  if (!status.ok()) return WithTensor(status, tensor);
+UnitRecord MeasuredUnit(const PlannedTensor& tensor, UnitMemory& memory) {
+  absl::Span<std::byte> scratch;
+  const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
   UnitRecord record;
-  record.column_codes.resize(columns);
+  record.column_codes.resize(t.size());
   kernels::ColumnCodes(t, tensor.params.group_size, absl::MakeSpan(record.column_codes));
   return record;
 }
@@ -207,33 +256,29 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
                                  WeightDtypeOf(tensor.outputs[0].tensor.dtype), planes[0]);
   }
   if (!status.ok()) return WithTensor(status, tensor);
-  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0, {}};
+  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0};
   status = WritePlanes(context, tensor, planes, record);
   if (!status.ok()) return status;
   return record;
 }
 
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled) {
+                                    UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
   const OutputRange& range = tensor.outputs.front();
-  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(
-      std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1)), cancelled);
-  if (!buffer.ok()) return buffer.status();
   Sha256 digest;
   absl::Status status;
   for (uint64_t at = 0; at < tensor.source.size_bytes && status.ok(); at += kCopyBytes) {
     const absl::Span<std::byte> piece =
-        buffer->buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
+        memory.buffer.buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
     SourceTensor part = tensor.source;
     part.offset += at;
     status = ReadWeights(context, part, piece, &digest, cancelled);
     if (status.ok())
       status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
   }
-  context.pool.Release(*std::move(buffer));
   if (!status.ok()) return WithTensor(status, tensor);
   const std::string hex = digest.HexDigest();
-  return UnitRecord{hex, {hex}, false, 0, 0, 0, 0, {}};
+  return UnitRecord{hex, {hex}, false, 0, 0, 0, 0};
 }
 
 }  // namespace sinq

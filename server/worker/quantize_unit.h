@@ -14,6 +14,7 @@
 #include "server/worker/buffer_pool.h"
 #include "server/worker/fold_scales.h"
 #include "server/worker/unit_record.h"
+#include "server/worker/worker_pool.h"
 
 namespace sinq {
 
@@ -21,41 +22,55 @@ namespace sinq {
 struct UnitContext {
   const Plan& plan;
   const ModelSource& source;
-  const kernels::Backend& backend;
+  WorkerPool& workers;
   Sink& sink;
   BufferPool& pool;
   Phase phase = Phase::kQuantize;
-  const FoldScales* scales = nullptr;  // of Phase::kQuantize, if the plan folds
+  const ActivationFile* activations = nullptr;  // if the plan has them
+  const FoldScales* scales = nullptr;           // of Phase::kQuantize, if the plan folds
 };
 
-// A unit's memory: [weights | planes or, measuring, t | scratch] in one buffer, so that one
-// reservation covers it.
+// A unit's memory: [weights | activations | planes or, measuring, t | scratch] in one buffer, so
+// that one reservation covers it. To copy: room for one piece.
 struct UnitMemory {
   PooledBuffer buffer;
   uint64_t weights_bytes = 0;
   std::vector<float> block_scales;
   std::vector<float> row_factors, column_factors;  // folded scales
+  uint64_t activation_bytes = 0;                   // between weights and planes
+  kernels::ActivationView activations;             // of them
   std::string source_sha256;
 };
 
-uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor,
-                         const kernels::Backend& backend);
-// Reads a unit's weights (not those of a copy), each byte once, digesting on the way.
+// `status` with the tensor's name; what kernels refuse becomes kNonFiniteWeight.
+absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor);
+// Factors of an FP8 weight's blocks as fp32, empty for others; they count as part of the unit's
+// source bytes.
+absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const ModelSource& source,
+                                                   const PlannedTensor& tensor);
+// Whether a unit has arithmetic for a backend; else it goes from ReadUnit to its output at once.
+bool NeedsBackend(Phase phase, const PlannedTensor& tensor);
+uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers);
+// Takes a unit's memory and, unless it is a copy, reads its weights into it, each byte once,
+// digesting on the way. Waits for the budget: nobody who holds up other units may call it.
 absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     absl::FunctionRef<bool()> cancelled);
-// Quantizes what ReadUnit read and writes the planes at their planned places.
-absl::StatusOr<UnitRecord> QuantizeUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                        UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
-                                        kernels::TensorStats* stats);
-// The column scale of what ReadUnit read, as codes.
-absl::StatusOr<UnitRecord> MeasureUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                       UnitMemory& memory, absl::FunctionRef<bool()> cancelled);
+// Quantizes what ReadUnit read, or measures its column scale, within the unit's memory; the weights
+// stay as they are. The code of an error is the backend's.
+absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor,
+                         const kernels::Backend& backend, UnitMemory& memory,
+                         absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats);
+// Writes the planes that ComputeUnit made at their planned places.
+absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
+                                     UnitMemory& memory, const kernels::TensorStats& stats);
+// The column scale that ComputeUnit measured, as codes.
+UnitRecord MeasuredUnit(const PlannedTensor& tensor, UnitMemory& memory);
 // Multiplies what ReadUnit read by folded scales and writes it, in the output's dtype.
 absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     UnitMemory& memory);
 // Moves a tensor as it is, in pieces.
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled);
+                                    UnitMemory& memory, absl::FunctionRef<bool()> cancelled);
 
 }  // namespace sinq
 

@@ -21,7 +21,8 @@ struct UnitRecord {
   double relative_error = 0;
   double imbalance_before = 0, imbalance_after = 0;
   double mean_rounds = 0;
-  std::vector<int8_t> column_codes;  // only of Phase::kMeasure: kernels::ColumnCodes, by column
+  // Only of Phase::kMeasure: kernels::ColumnCodes, by column.
+  std::vector<int8_t> column_codes = {};
   // As kernels::TensorStats has them: absent where the backend does not take them.
   std::optional<double> balanced_error = {}, cosine = {}, max_abs_error = {}, kurtosis = {};
 };

@@ -134,6 +134,68 @@ class CrashTest(unittest.TestCase):
         self.check_result(server, job_id, output)
 
 
+class FoldingCrashTest(unittest.TestCase):
+    """The same with two phases: column scales are measured before any tensor is written."""
+
+    FLAGS = ("--format", "compressed-tensors")
+
+    @classmethod
+    def setUpClass(cls):
+        space = workspace()
+        cls.home = space.__enter__()
+        cls.addClassCleanup(space.__exit__, None, None, None)
+        cls.source = cls.home / "model"
+        harness.make_model(cls.source, hidden=1024, inter=2816, layers=8, vocab=1024, shards=2)
+        server = Server(cls.home, "--workers", "2").start()
+        cls.addClassCleanup(server.stop)
+        result = server.submit(cls.source, cls.home / "reference", "--wait", *cls.FLAGS)
+        if result.code != 0:
+            raise AssertionError(str(result))
+        server.stop()
+        cls.want = harness.digests(cls.home / "reference")
+
+    def kill_in(self, stage, name):
+        """(progress when the server was killed in `stage`, or None if the job was faster; attempt that ended it)"""
+        home = self.home / name
+        home.mkdir()
+        server = Server(home, "--workers", "1", roots=[self.home]).start()
+        self.addCleanup(server.stop)
+        output = self.home / f"{name}-out"
+        job_id = server.submit_detached(self.source, output, *self.FLAGS)
+        hit, deadline = None, time.monotonic() + 60
+        while hit is None and time.monotonic() < deadline and not output.exists():
+            progress = server.job(job_id)["progress"]
+            # Work takes up to two seconds to become durable.
+            if progress["stage"].endswith(stage) and int(progress["tensors_done"]) >= 10:
+                time.sleep(0.1)
+                hit = progress
+        server.kill()
+        server.start()
+        job = server.wait(job_id)
+        self.assertEqual(state(job), "SUCCEEDED", str(job))
+        self.assertEqual(harness.digests(output), self.want)
+        self.assertEqual(harness.staging_left(self.home), [])
+        server.stop()
+        return hit, int(job["attempt"])
+
+    def test_kill_9_in_either_phase(self):
+        hits = 0
+        for stage in ("MEASURE", "QUANTIZE"):
+            hit, attempt = self.kill_in(stage, f"kill-{stage.lower()}")
+            hits += hit is not None and attempt > 1
+        self.assertGreater(hits, 0, "no kill hit a running job")
+
+    def test_the_bytes_do_not_depend_on_workers_and_folding_changes_them(self):
+        home = self.home / "again"
+        home.mkdir()
+        server = Server(home, "--workers", "3", roots=[self.home]).start()
+        self.addCleanup(server.stop)
+        for name, flags, same in (("three", (), True), ("off", ("--fold", "off"), False)):
+            output = self.home / f"{name}-out"
+            self.assertEqual(server.submit(self.source, output, "--wait", *self.FLAGS, *flags).code, 0)
+            self.assertEqual(harness.digests(output) == self.want, same, name)
+
+
 class ReadOnceTest(unittest.TestCase):
     def test_no_byte_of_the_source_is_read_twice(self):
         with workspace() as home:

@@ -64,8 +64,8 @@ inline std::vector<TestTensor> TinyLlamaTensors() {
           Bf16Tensor("model.norm.weight", {64}, 6)};
 }
 
-// A layer of a Llama model whose column scales can be folded: four heads on two kv heads, and a bias
-// of the values.
+// A layer of a Llama model whose column scales can be folded: four heads on two kv heads, and a
+// bias of the values.
 inline constexpr char kFoldableConfig[] =
     R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16",
         "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2})";

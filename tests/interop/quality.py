@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What quantization costs: KL divergence, perplexity ratio and same-top-token rate against the original.
 
-usage: quality.py ORIGINAL QUANTIZED [--tokens FILE] [--sequences N] [--format auto|sinq|compressed-tensors|dense]
+usage: quality.py ORIGINAL QUANTIZED [--tokens FILE] [--sequences N] [--format auto|FORMAT]
 Checkpoint directories. Weights are read by readers that share no code with the product and brought to F32, so that
 only they differ. FILE: .safetensors with one integer tensor [sequences, length] or [n], or .json with a list of token
 ids; a flat list is cut into sequences of --length. Default: the ids sampled from the sample model itself.
@@ -18,10 +18,11 @@ import warnings
 import numpy as np
 import torch
 
+import formats
 import native
 
 SAMPLED = pathlib.Path(__file__).resolve().parents[1] / "data" / "tiny-llama" / "sampled_ids.safetensors"
-FORMATS = ("sinq", "compressed-tensors", "dense")
+FORMATS = ("sinq", "compressed-tensors", "awq", "gptq", "hqq", "dense")
 
 
 def token_ids(path=SAMPLED, sequences=None, length=256):
@@ -65,15 +66,13 @@ def format_of(directory):
 
 
 def dense_of(directory, form="auto"):
-    """{name: F32 array} of an ordinary, native or compressed-tensors checkpoint."""
+    """{name: F32 array} of a checkpoint in one of FORMATS."""
     directory = pathlib.Path(directory)
     form = format_of(directory) if form == "auto" else form
     if form == "sinq":
         return native.dense_tensors(directory)[0]
-    if form == "compressed-tensors":
-        import compressed_tensors_format
-
-        return compressed_tensors_format.dense_tensors(directory)
+    if form != "dense":
+        return formats.dense_tensors(directory)[0]
     return {n: native.as_float32(d, a) for n, (d, a) in native.read_checkpoint(directory).items()}
 
 

@@ -102,7 +102,9 @@ def save_tiny(directory, prefix, settings):
 
 
 def logits(directory):
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
+    )
     ids = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(7))
     return model.eval()(ids).logits
 

@@ -369,9 +369,10 @@ constexpr WeightDtype kDtypes[] = {WeightDtype::kBf16, WeightDtype::kF16, Weight
                                    WeightDtype::kF8E4M3};
 constexpr AuxStorage kAllAux[] = {AuxStorage::kU8, AuxStorage::kF16, AuxStorage::kBf16,
                                   AuxStorage::kF32};
-constexpr Layout kLayouts[] = {
-    Layout::kSinq,   Layout::kHqq,      Layout::kCompressedTensors, Layout::kAwq,     Layout::kGptq,
-    Layout::kGptqV2, Layout::kGgufQ4_0, Layout::kGgufQ4_1,          Layout::kGgufQ8_0, Layout::kDense};
+constexpr Layout kLayouts[] = {Layout::kSinq,     Layout::kHqq,      Layout::kCompressedTensors,
+                               Layout::kAwq,      Layout::kGptq,     Layout::kGptqV2,
+                               Layout::kGgufQ4_0, Layout::kGgufQ4_1, Layout::kGgufQ8_0,
+                               Layout::kDense};
 
 TEST(BackendAgreementTest, FoldedInputs) {
   for (const WeightDtype dtype : kDtypes) {
@@ -425,8 +426,9 @@ TEST(BackendAgreementTest, SpecialInputsInLayoutsOfOthers) {
     for (const Layout layout : kLayouts) {
       for (const bool symmetric : {false, true}) {
         for (const Method method : {Method::kSinq, Method::kRtn}) {
-          QuantParams params{method, Profile::kDefault, AuxStorage::kF16,
-                             layout == Layout::kGgufQ8_0 ? 8 : 4, 32, symmetric};
+          QuantParams params{
+              method, Profile::kDefault, AuxStorage::kF16, layout == Layout::kGgufQ8_0 ? 8 : 4,
+              32,     symmetric};
           params.layout = layout;
           if (IsPossible(params, 64, 128)) ExpectAgreement(matrix, params, special.name);
         }
@@ -552,8 +554,8 @@ TEST(BackendAgreementTest, Hadamard) {
   for (const int group : {32, 64, 128}) {
     for (const int bits : {2, 4}) {
       for (const bool symmetric : {false, true}) {
-        QuantParams params{Method::kHadamard, Profile::kDefault, AuxStorage::kU8,
-                           bits,              group,             symmetric};
+        QuantParams params{Method::kHadamard, Profile::kDefault, AuxStorage::kU8, bits, group,
+                           symmetric};
         params.layout = Layout::kDense;
         ExpectAgreement(MakeMatrix(80, 256, WeightDtype::kBf16, 71), params);
       }
@@ -606,12 +608,11 @@ TEST(BackendAgreementTest, MissingOrWrongActivationsAreRefused) {
 // ---------------------------------------------------------------- measuring
 
 template <class Result, class Call>
-std::vector<Result> Measured(const Backend& backend, const QuantParams& params, const Matrix& matrix,
-                             size_t count, const Call& call) {
-  std::vector<std::byte> memory(
-      2 * backend.ScratchBytes(params, matrix.rows, matrix.cols) + 64, std::byte{0xff});
-  std::byte* aligned =
-      memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+std::vector<Result> Measured(const Backend& backend, const QuantParams& params,
+                             const Matrix& matrix, size_t count, const Call& call) {
+  std::vector<std::byte> memory(2 * backend.ScratchBytes(params, matrix.rows, matrix.cols) + 64,
+                                std::byte{0xff});
+  std::byte* aligned = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
   std::vector<Result> results(count);
   const absl::Status status =
       call(absl::Span<std::byte>(aligned, memory.size() - 64), absl::MakeSpan(results));

@@ -69,7 +69,9 @@ TEST(FoldElement, ReportsTheFactorThatTheStoredValueStandsFor) {
     EXPECT_FLOAT_EQ(folded.scale, folded.value / w);
   }
   // 1.3 * 1.1015625 = 1.43203 lies between 1.4296875 and 1.4375.
-  EXPECT_EQ(FoldElement(VectorFold::kTimes, 1.1015625f, 1.3f, WeightDtype::kBf16).value, 1.4296875f);
+  const FoldedElement folded =
+      FoldElement(VectorFold::kTimes, 1.1015625f, 1.3f, WeightDtype::kBf16);
+  EXPECT_EQ(folded.value, 1.4296875f);
 }
 
 TEST(FoldElement, OfOnePlusW) {

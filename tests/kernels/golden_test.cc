@@ -217,8 +217,7 @@ std::vector<std::string> QuantAuxNames() {
 }
 
 class QuantAuxGoldenTest : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Golden, QuantAuxGoldenTest,
-                         testing::ValuesIn(QuantAuxNames()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Golden, QuantAuxGoldenTest, testing::ValuesIn(QuantAuxNames()), NameOf);
 
 void CheckAux(const GoldenCase& golden, const std::string& what, size_t strands) {
   std::vector<float> values = golden.Floats(what);

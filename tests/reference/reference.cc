@@ -57,9 +57,7 @@ std::vector<Place> PlacesOf(int64_t rows, int64_t cols, int group, Tiling tiling
   return places;
 }
 
-bool HoldsColumnScale(Layout layout) {
-  return layout == Layout::kSinq || layout == Layout::kDense;
-}
+bool HoldsColumnScale(Layout layout) { return layout == Layout::kSinq || layout == Layout::kDense; }
 
 PlaneDtype DenseDtypeOf(WeightDtype dtype) {
   if (dtype == WeightDtype::kF32) return PlaneDtype::kF32;
@@ -195,15 +193,15 @@ class Work {
     HqqTile hqq;
     if (rounding() == Rounding::kHqq) hqq = HqqFit(ys, params_);
     for (int64_t i = 0; i < place.rows; ++i) {
-      const size_t at = static_cast<size_t>(i), e = E(place.first_row + i,
-                                                      place.first_col / out_.group);
+      const size_t at = static_cast<size_t>(i),
+                   e = E(place.first_row + i, place.first_col / out_.group);
       ReferenceGroup fit;
       if (rounding() == Rounding::kHqq) {
         fit = hqq.groups[at];
         exact_[e] = {hqq.inverse[at], hqq.code_zero[at]};
       } else {
-        fit = exact_[e] = upstream() ? UpstreamFit(ys[at], params_)
-                                     : ReferenceFit(ys[at], params_, params_.aux);
+        fit = exact_[e] =
+            upstream() ? UpstreamFit(ys[at], params_) : ReferenceFit(ys[at], params_, params_.aux);
       }
       const float factor = upstream() ? balance.r[at] : PowerOfTwo(-balance.exponent);
       out_.scale[e] = WithoutNegativeZero(fit.scale) * factor;
@@ -268,16 +266,16 @@ class Work {
       CentreExponents();
     }
     std::vector<float> scale = InStorageOrder(out_.stored_scale), zero = InStorageOrder(out_.zero);
-    const absl::Status status = HoldsColumnScale(params_.layout) ? StoreNative(scale, zero)
-                                                                 : StoreForeign(scale, zero);
+    const absl::Status status =
+        HoldsColumnScale(params_.layout) ? StoreNative(scale, zero) : StoreForeign(scale, zero);
     out_.stored_scale = InRowOrder(scale);
     out_.stored_zero = InRowOrder(zero);
     return status;
   }
 
   absl::Status StoreNative(std::vector<float>& scale, std::vector<float>& zero) {
-    absl::Status status = StoreRounded(out_.stored_t, params_.aux, "column scale",
-                                       Plane(PlaneKind::kColumnScale));
+    absl::Status status =
+        StoreRounded(out_.stored_t, params_.aux, "column scale", Plane(PlaneKind::kColumnScale));
     if (!status.ok()) return status;
     const bool u8 = params_.aux == AuxStorage::kU8;
     status = u8 ? StoreAux(scale, 32, params_.profile,
@@ -287,9 +285,9 @@ class Work {
     if (!status.ok()) return status;
     if (!u8 || params_.symmetric)
       return StoreRounded(zero, params_.aux, "zero", Plane(PlaneKind::kZero));
-    return StoreAux(zero, zero.size(), params_.profile,
-                    {Plane(PlaneKind::kZeroCode), Plane(PlaneKind::kZeroStep),
-                     Plane(PlaneKind::kZeroMin)});
+    return StoreAux(
+        zero, zero.size(), params_.profile,
+        {Plane(PlaneKind::kZeroCode), Plane(PlaneKind::kZeroStep), Plane(PlaneKind::kZeroMin)});
   }
 
   PackShape Shape() const { return {params_, out_.rows, out_.cols, out_.group}; }
@@ -352,8 +350,7 @@ class Work {
         }
         if (is_hadamard()) values = Hadamard(values);
         std::copy(values.begin(), values.end(),
-                  out_.dequantized.begin() +
-                      static_cast<std::ptrdiff_t>(At(i, j * out_.group)));
+                  out_.dequantized.begin() + static_cast<std::ptrdiff_t>(At(i, j * out_.group)));
       }
     }
   }

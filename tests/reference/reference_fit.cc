@@ -29,15 +29,19 @@ const std::vector<float>& LevelsOf(Rounding rounding) {
       1.0f,
   };
   static const std::vector<float> kNf3 = {
-      -1.0f, -0.5350227355957031f, -0.246931403875351f, 0.0f, 0.1833375245332718f,
-      0.3819939494132996f, 0.6229856610298157f, 1.0f,
+      -1.0f,
+      -0.5350227355957031f,
+      -0.246931403875351f,
+      0.0f,
+      0.1833375245332718f,
+      0.3819939494132996f,
+      0.6229856610298157f,
+      1.0f,
   };
   return rounding == Rounding::kNf4 ? kNf4 : kNf3;
 }
 
-bool IsBook(Rounding rounding) {
-  return rounding == Rounding::kNf4 || rounding == Rounding::kNf3;
-}
+bool IsBook(Rounding rounding) { return rounding == Rounding::kNf4 || rounding == Rounding::kNf3; }
 
 float PlainSum(const std::vector<float>& y) {
   float sum = 0;
@@ -241,8 +245,7 @@ std::vector<float> Hadamard(std::vector<float> y) {
   return y;
 }
 
-ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& given,
-                            AuxStorage aux) {
+ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& given, AuxStorage aux) {
   QuantParams params = given;
   params.aux = aux;
   const bool empty = std::all_of(y.begin(), y.end(), [](float value) { return value == 0; });

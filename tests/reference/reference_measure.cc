@@ -26,8 +26,8 @@ Measurement MeasureTile(const std::vector<float>& tile, int64_t rows, int group,
     if (RoundingOf(params.method) == Rounding::kHadamard) y = Hadamard(y);
     for (const float value : y) power = std::fma(value, value, power);
     powers.push_back(power);
-    errors.push_back(ScoreError(y, ReferenceFit(y, params, params.aux),
-                                RoundingOf(params.method), params.bits));
+    errors.push_back(
+        ScoreError(y, ReferenceFit(y, params, params.aux), RoundingOf(params.method), params.bits));
   }
   const auto sum = [&](const std::vector<float>& values) {
     return std::ldexp(BlockSum(rows, [&](int64_t i) { return values[static_cast<size_t>(i)]; }),

@@ -106,7 +106,8 @@ std::vector<float> CutTile(const std::vector<float>& w, int64_t cols, int64_t fi
                            int64_t rows, int64_t first_col, int group) {
   std::vector<float> tile;
   for (int64_t i = first_row; i < first_row + rows; ++i) {
-    for (int k = 0; k < group; ++k) tile.push_back(w[static_cast<size_t>(i * cols + first_col + k)]);
+    for (int k = 0; k < group; ++k)
+      tile.push_back(w[static_cast<size_t>(i * cols + first_col + k)]);
   }
   return tile;
 }

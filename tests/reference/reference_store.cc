@@ -108,7 +108,7 @@ absl::Status StoreAux(std::vector<float>& values, size_t strands, Profile profil
 }
 
 void PackNative(const std::vector<int>& codes, int bits, int64_t group_rows, int g,
-               absl::Span<std::byte> out) {
+                absl::Span<std::byte> out) {
   const CodePacking& packing = PackingFor(bits);
   const int64_t per_word = packing.codes_per_word, step = (group_rows + per_word - 1) / per_word;
   for (int64_t q = 0; q < step; ++q) {

@@ -30,6 +30,9 @@ TEST(Config, WhatItPrintsItReads) {
   ServerConfig config = Valid();
   config.allow_roots = {"a", "b"};
   config.memory_budget_bytes = 1 << 30;
+  config.devices = {2, 0};
+  config.cuda_streams = 5;
+  config.device_memory_budget_bytes = 1 << 28;
   ServerConfig again;
   ASSERT_TRUE(ApplyConfigJson(config.ToJson(), again).ok());
   EXPECT_EQ(again.ToJson(), config.ToJson());
@@ -42,7 +45,8 @@ TEST(Config, RefusesWhatItDoesNotKnow) {
         R"({"workers": 99999999999})", R"({"insecure": 1})", R"({"allow_roots": "/a"})",
         R"({"allow_roots": [1]})", R"({"memory_budget_bytes": -1})",
         R"({"memory_budget_bytes": "2 GiB"})", R"({"listen": "a", "listen": "b"})", R"([])", R"({)",
-        R"({"workers": 1, "unknown": 2})"}) {
+        R"({"devices": "0"})", R"({"devices": ["0"]})", R"({"devices": [1.5]})",
+        R"({"devices": [99999999999]})", R"({"workers": 1, "unknown": 2})"}) {
     ServerConfig config = before;
     EXPECT_EQ(ApplyConfigJson(text, config).code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_EQ(config.ToJson(), before.ToJson()) << "changed by " << text;
@@ -60,14 +64,21 @@ TEST(Config, VariablesReplaceTheFile) {
   ASSERT_TRUE(FromVariables({{"SINQ_WORKERS", "3"},
                              {"SINQ_ALLOW_ROOTS", "/a:/b"},
                              {"SINQ_MEMORY_BUDGET", "1GiB"},
+                             {"SINQ_DEVICES", "0,2"},
+                             {"SINQ_CUDA_STREAMS", "2"},
+                             {"SINQ_DEVICE_MEMORY_BUDGET", "3GiB"},
                              {"SINQ_INSECURE", "true"}},
                             config)
                   .ok());
   EXPECT_EQ(config.workers, 3);
   EXPECT_EQ(config.allow_roots, (std::vector<std::string>{"/a", "/b"}));
   EXPECT_EQ(config.memory_budget_bytes, 1u << 30);
+  EXPECT_EQ(config.devices, (std::vector<int>{0, 2}));
+  EXPECT_EQ(config.cuda_streams, 2);
+  EXPECT_EQ(config.device_memory_budget_bytes, uint64_t{3} << 30);
   EXPECT_TRUE(config.insecure);
   EXPECT_FALSE(FromVariables({{"SINQ_WORKERS", "many"}}, config).ok());
+  EXPECT_FALSE(FromVariables({{"SINQ_DEVICES", "all"}}, config).ok());
   EXPECT_FALSE(ApplyConfigFile(dir.Join("absent.json"), config).ok());
 }
 
@@ -99,10 +110,36 @@ TEST(Config, SaysAllThatIsWrongAtOnce) {
   config.backend = "tpu";
   config.memory_budget_bytes = 1;
   config.lease_duration_seconds = 0;
+  config.devices = {1, -1, 1};
+  config.cuda_streams = 17;
+  config.device_memory_budget_bytes = 1;
   const std::string message(ValidateConfig(config).message());
   for (const char* field :
-       {"data_dir", "workers", "backend", "memory_budget_bytes", "lease_duration_seconds"}) {
+       {"data_dir", "workers", "backend", "memory_budget_bytes", "lease_duration_seconds",
+        "devices: -1", "devices: 1 is given twice", "cuda_streams", "device_memory_budget_bytes"}) {
     EXPECT_NE(message.find(field), std::string::npos) << field << " is not in: " << message;
+  }
+}
+
+TEST(Config, DevicesAndTheCpuAloneExcludeEachOther) {
+  ServerConfig config = Valid();
+  config.devices = {0};
+  for (const char* backend : {"auto", "cuda"}) {
+    config.backend = backend;
+    EXPECT_TRUE(ValidateConfig(config).ok()) << backend;
+  }
+  config.backend = "cpu";
+  EXPECT_FALSE(ValidateConfig(config).ok());
+  config.devices.clear();
+  EXPECT_TRUE(ValidateConfig(config).ok());
+}
+
+TEST(ParseDevices, TakesNumbersAndCommasOnly) {
+  EXPECT_EQ(*ParseDevices("0"), (std::vector<int>{0}));
+  EXPECT_EQ(*ParseDevices("3,0,12"), (std::vector<int>{3, 0, 12}));
+  for (const char* wrong : {"", ",", "0,", ",0", "0,,1", "0, 1", " 0", "-1", "+1", "a", "0x1",
+                            "1.0", "99999999999", "0;1"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParseDevices(wrong).status())) << wrong;
   }
 }
 

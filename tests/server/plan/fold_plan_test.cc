@@ -98,7 +98,8 @@ TEST_F(FoldPlanTest, LlamaHasFourPairsPerLayer) {
   EXPECT_EQ(plan.pairs.size(), 4u);
   EXPECT_EQ(Folded(plan), 4u);
   EXPECT_EQ(ReadersOf(plan, "model.layers.0.input_layernorm.weight"),
-            (Names{"model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
+            (Names{"model.layers.0.self_attn.q_proj.weight",
+                   "model.layers.0.self_attn.k_proj.weight",
                    "model.layers.0.self_attn.v_proj.weight"}));
   EXPECT_EQ(ReadersOf(plan, "model.layers.0.post_attention_layernorm.weight"),
             (Names{"model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"}));

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "server/base/limits.h"
 #include "server/worker/job_runner.h"
+#include "tests/fakes/fake_device.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/tiny_checkpoint.h"
 
@@ -24,17 +26,25 @@ using testing::HasSubstr;
 using QuantizeStream =
     grpc::ClientReaderWriter<v1::QuantizeTensorsRequest, v1::QuantizeTensorsResponse>;
 
+// A device that lives until somebody says so; owned by the server.
+std::vector<DeviceWorkerOptions> OneDevice(FakeDevice::Fault fault) {
+  std::vector<DeviceWorkerOptions> devices;
+  devices.push_back({std::make_unique<FakeDevice>(std::move(fault)), 0, 2});
+  return devices;
+}
+
 class GrpcServerTest : public testing::Test {
  protected:
-  GrpcServerTest() {
+  explicit GrpcServerTest(std::vector<DeviceWorkerOptions> devices = {})
+      : workers_({kernels::MakeCpuBackend()}, std::move(devices), *metrics_) {
     temp_.Write("m/model.safetensors", SafetensorsOf(TinyLlamaTensors()));
     temp_.Write("m/config.json", kTinyConfig);
     store_ = *OpenSqliteJobStore(temp_.Join("jobs.db"), SystemClock());
     files_ = *MakePosixFileSystem({temp_.path()});
-    runner_ = MakeJobRunner({}, *backend_, *files_, budget_, *store_, *metrics_);
+    runner_ = MakeJobRunner({}, workers_, *files_, budget_, *store_, *metrics_);
     scheduler_ = MakeScheduler({}, *store_, *runner_, SystemClock(), *metrics_);
-    context_.reset(new ServiceContext{*store_, *scheduler_, *files_, *backend_, budget_, *metrics_,
-                                      handlers_, compute_, watchers_, 1, "test"});
+    context_.reset(new ServiceContext{*store_, *scheduler_, *files_, workers_, budget_, *metrics_,
+                                      handlers_, watchers_, "test"});
     server_ = *GrpcServer::Start(*ParseListenAddress("127.0.0.1:0", "listen"), *context_);
     scheduler_->Start();
     channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
@@ -114,13 +124,13 @@ class GrpcServerTest : public testing::Test {
 
   TempDir temp_;
   std::unique_ptr<Metrics> metrics_ = MakePrometheusMetrics();
-  std::unique_ptr<kernels::Backend> backend_ = kernels::MakeCpuBackend();
   MemoryBudget budget_{16 << 20};
+  WorkerPool workers_;
   std::unique_ptr<JobStore> store_;
   std::unique_ptr<FileSystem> files_;
   std::unique_ptr<JobRunner> runner_;
   std::unique_ptr<Scheduler> scheduler_;
-  Executor handlers_{8}, compute_{1}, watchers_{8};
+  Executor handlers_{8}, watchers_{8};
   std::unique_ptr<ServiceContext> context_;
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -358,6 +368,75 @@ TEST_F(GrpcServerTest, HealthTurnsToNotServingWhileCallsAreStillAnswered) {
     EXPECT_EQ(RawCall(channel_, "/grpc.health.v1.Health/Watch", name), not_serving);
   }
   EXPECT_TRUE(Stream({}).ok());
+}
+
+// The device takes two tensors and is lost with the third.
+class DeviceGrpcServerTest : public GrpcServerTest {
+ protected:
+  DeviceGrpcServerTest() : GrpcServerTest(OneDevice(FakeDevice::LostAt(3))) {}
+  std::string HealthOf(const std::string& service) {
+    const std::string size(1, static_cast<char>(service.size()));
+    return RawCall(channel_, "/grpc.health.v1.Health/Watch", absl::StrCat("\x0A", size, service));
+  }
+  v1::GetCapabilitiesResponse Capabilities() {
+    grpc::ClientContext call;
+    v1::GetCapabilitiesResponse response;
+    EXPECT_TRUE(jobs_->GetCapabilities(&call, {}, &response).ok());
+    return response;
+  }
+  const std::string serving_{"\x08\x01", 2}, not_serving_{"\x08\x02", 2};
+};
+
+TEST_F(DeviceGrpcServerTest, AStreamGoesOnWhenItsDeviceIsLost) {
+  const TestTensor tensor = Bf16Tensor("a.weight", {64, 64}, 1);
+  std::vector<std::string> results;
+  for (int i = 0; i < 5; ++i) {
+    std::vector<v1::QuantizeTensorsResponse> responses;
+    const grpc::Status status =
+        Stream({Recipe(), HeaderOf(tensor), Chunk(tensor.data)}, &responses);
+    ASSERT_TRUE(status.ok()) << i << status.error_message();
+    std::string& all = results.emplace_back();
+    for (const auto& response : responses) all += response.SerializeAsString();
+  }
+  for (const std::string& result : results) EXPECT_EQ(result, results[0]);
+  const std::string metrics = metrics_->Expose();
+  EXPECT_THAT(metrics, HasSubstr("sinq_weights_quantized_total{backend=\"cuda\"} 8192"));
+  EXPECT_THAT(metrics, HasSubstr("sinq_weights_quantized_total{backend=\"cpu\"} 12288"));
+  EXPECT_EQ(budget_.held_bytes(), 0u);
+}
+
+TEST_F(DeviceGrpcServerTest, AJobSucceedsOnALostDeviceAndEverybodyCanSeeTheLoss) {
+  EXPECT_EQ(HealthOf("device/cuda:0"), serving_);
+  Succeeded("first");  // two matrices: all that the device does
+  EXPECT_EQ(HealthOf("device/cuda:0"), serving_);
+  Succeeded("second");
+  for (const char* file : {"model-00001-of-00001.safetensors", "config.json"}) {
+    EXPECT_EQ(temp_.Read(absl::StrCat("first/", file)), temp_.Read(absl::StrCat("second/", file)));
+  }
+  EXPECT_EQ(HealthOf("device/cuda:0"), not_serving_);
+  EXPECT_EQ(HealthOf("device/cpu"), serving_);
+  EXPECT_EQ(HealthOf("sinq.v1.QuantizationService"), serving_);
+  EXPECT_EQ(RawCall(channel_, "/grpc.health.v1.Health/Watch", ""), serving_);
+  const std::string metrics = metrics_->Expose();
+  EXPECT_THAT(metrics, HasSubstr("sinq_device_errors_total{device=\"cuda:0\",kind=\"lost\"} 1"));
+  EXPECT_THAT(metrics, HasSubstr("sinq_worker_state{pool=\"cuda\",state=\"unhealthy\"} 2"));
+}
+
+TEST_F(DeviceGrpcServerTest, CapabilitiesListTheCpuAndEachDevice) {
+  const auto before = Capabilities();
+  ASSERT_EQ(before.devices_size(), 2);
+  EXPECT_EQ(before.devices(0).name(), "cpu");
+  EXPECT_EQ(before.devices(0).backend(), "cpu");
+  EXPECT_EQ(before.devices(1).name(), "cuda:0");
+  EXPECT_EQ(before.devices(1).backend(), "cuda");
+  EXPECT_EQ(before.devices(1).architecture(), "sm_fake");
+  EXPECT_EQ(before.devices(1).workers(), 2);
+  EXPECT_EQ(before.devices(1).memory_bytes(), 1000);
+  EXPECT_TRUE(before.devices(1).healthy());
+  Succeeded("first");
+  Succeeded("second");
+  EXPECT_FALSE(Capabilities().devices(1).healthy());
+  EXPECT_TRUE(Capabilities().devices(0).healthy());
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 #include "gtest/gtest.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
+#include "tests/fakes/fake_device.h"
+#include "tests/fakes/fake_metrics.h"
 #include "tests/fakes/tiny_checkpoint.h"
 
 namespace sinq {
@@ -27,14 +29,19 @@ v1::TensorHeader Header(std::vector<int64_t> shape, int64_t size_bytes,
 class StreamedTensorTest : public testing::Test {
  protected:
   absl::StatusOr<StreamedTensor> Make(const v1::TensorHeader& header) {
-    return StreamedTensor::Make(header, {}, *backend_);
+    return StreamedTensor::Make(header, {}, workers_);
   }
   std::string Refusal(const v1::TensorHeader& header) {
     const auto tensor = Make(header);
     EXPECT_TRUE(absl::IsInvalidArgument(tensor.status())) << tensor.status();
     return GetErrorDetails(tensor.status()).metadata["field"];
   }
-  std::unique_ptr<kernels::Backend> backend_ = kernels::MakeCpuBackend();
+  const std::unique_ptr<kernels::Backend> backend_ = kernels::MakeCpuBackend();
+  FakeMetrics metrics_;
+  WorkerPool workers_{{kernels::MakeCpuBackend()}, {}, metrics_};
+  MemoryBudget budget_{8 << 20};
+  FakeHostMemory memory_;
+  BufferPool buffers_{budget_, &memory_};
 };
 
 TEST_F(StreamedTensorTest, HeadersThatCannotBeRightNameTheField) {
@@ -66,8 +73,8 @@ TEST_F(StreamedTensorTest, ChunksOfAnySizeGiveTheSameArrays) {
   for (const size_t chunk : {size_t{1}, size_t{1000}, weights.data.size()}) {
     auto tensor = Make(Header({64, 64}, 8192));
     ASSERT_TRUE(tensor.ok()) << tensor.status();
-    MemoryBudget budget(1 << 20);
-    ASSERT_TRUE(tensor->Allocate(budget, [] { return false; }).ok());
+    ASSERT_TRUE(tensor->Allocate(buffers_, [] { return false; }).ok());
+    EXPECT_GT(memory_.held_bytes(), 0u);
     for (size_t at = 0; at < weights.data.size(); at += chunk) {
       EXPECT_FALSE(tensor->complete());
       ASSERT_TRUE(tensor->Append(absl::string_view(weights.data).substr(at, chunk)).ok());
@@ -85,15 +92,38 @@ TEST_F(StreamedTensorTest, ChunksOfAnySizeGiveTheSameArrays) {
     }
     EXPECT_EQ(arrays, 8);
     results.push_back(all);
+    buffers_.Release(tensor->TakeBuffer());
   }
   EXPECT_EQ(results[0], results[1]);
   EXPECT_EQ(results[0], results[2]);
+  EXPECT_EQ(memory_.allocations(), 1);  // the next tensor gets the memory of the one before
+}
+
+TEST_F(StreamedTensorTest, ADeviceThatFailedLeavesTheWeightsForTheNextWorker) {
+  const TestTensor weights = Bf16Tensor("a.weight", {64, 64}, 1);
+  const FakeDevice lost(FakeDevice::LostAt(1));
+  std::vector<std::string> results;
+  for (const bool fails_first : {false, true}) {
+    auto tensor = Make(Header({64, 64}, 8192));
+    ASSERT_TRUE(tensor->Allocate(buffers_, [] { return false; }).ok());
+    ASSERT_TRUE(tensor->Append(weights.data).ok());
+    if (fails_first) {
+      EXPECT_TRUE(absl::IsUnavailable(tensor->Quantize(lost, [] { return false; })));
+    }
+    ASSERT_TRUE(tensor->Quantize(*backend_, [] { return false; }).ok());
+    v1::QuantizeTensorsResponse response;
+    std::string& all = results.emplace_back();
+    while (tensor->Next(&response)) {
+      all += response.SerializeAsString();
+      response.Clear();
+    }
+  }
+  EXPECT_EQ(results[0], results[1]);
 }
 
 TEST_F(StreamedTensorTest, AnUnfinishedTensorSaysWhereItEnded) {
   auto tensor = Make(Header({64, 64}, 8192));
-  MemoryBudget budget(1 << 20);
-  ASSERT_TRUE(tensor->Allocate(budget, [] { return false; }).ok());
+  ASSERT_TRUE(tensor->Allocate(buffers_, [] { return false; }).ok());
   ASSERT_TRUE(tensor->Append(std::string(100, '\0')).ok());
   EXPECT_THAT(std::string(tensor->Incomplete().message()), HasSubstr("byte 100 of 8192"));
 }

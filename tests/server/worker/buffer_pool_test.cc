@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "server/worker/bounded_queue.h"
+#include "tests/fakes/fake_device.h"
 
 namespace sinq {
 namespace {
@@ -74,16 +74,42 @@ TEST(BufferPoolTest, AWaitEndsWhenCancelled) {
   EXPECT_TRUE(absl::IsCancelled(pool.Acquire(kMi, [] { return true; }).status()));
 }
 
-TEST(BoundedQueueTest, ClosingHandsOutTheRestAndRefusesMore) {
-  BoundedQueue<int> queue(2);
-  EXPECT_TRUE(queue.Push(1));
-  EXPECT_TRUE(queue.Push(2));
-  std::thread blocked([&] { EXPECT_FALSE(queue.Push(3)); });  // full, until it is closed
-  queue.Close();
-  blocked.join();
-  EXPECT_EQ(queue.Pop(), 1);
-  EXPECT_EQ(queue.Pop(), 2);
-  EXPECT_EQ(queue.Pop(), std::nullopt);
+// A stream that stalls must not keep what a job waits for.
+TEST(BufferPoolTest, MemoryThatIsIdleAlreadyIsGivenUpForAnotherPool) {
+  MemoryBudget budget(4 * kMi);
+  BufferPool stalled(budget), other(budget);
+  stalled.Release(*stalled.Acquire(3 * kMi, Never));
+  EXPECT_EQ(budget.held_bytes(), 3 * kMi);
+  EXPECT_TRUE(other.Acquire(2 * kMi, Never).ok());
+  EXPECT_LE(budget.peak_bytes(), 4 * kMi);
+}
+
+TEST(BufferPoolTest, BuffersLieInTheMemoryOfTheDevices) {
+  MemoryBudget budget(64 * kMi);
+  FakeHostMemory memory;
+  {
+    BufferPool pool(budget, &memory, 4 * kMi);
+    auto first = pool.Acquire(3 * kMi, Never);
+    EXPECT_EQ(memory.held_bytes(), 3 * kMi);
+    EXPECT_EQ(first->buffer.SizeBytes(), 3 * kMi);
+    auto above_the_bound = pool.Acquire(5 * kMi, Never);
+    EXPECT_EQ(memory.held_bytes(), 3 * kMi);
+    pool.Release(*std::move(first));
+    EXPECT_TRUE(pool.Acquire(3 * kMi, Never).ok());
+    EXPECT_EQ(memory.allocations(), 1);  // locking memory is slow: it is kept
+  }
+  EXPECT_EQ(memory.held_bytes(), 0u);
+  EXPECT_EQ(budget.held_bytes(), 0u);
+}
+
+TEST(BufferPoolTest, OrdinaryMemoryDoesWhereTheDevicesHaveNoneLeft) {
+  MemoryBudget budget(64 * kMi);
+  FakeHostMemory memory(2 * kMi);
+  BufferPool pool(budget, &memory);
+  auto buffer = pool.Acquire(3 * kMi, Never);
+  ASSERT_TRUE(buffer.ok());
+  buffer->buffer.span()[3 * kMi - 1] = std::byte{1};
+  EXPECT_EQ(memory.allocations(), 0);
 }
 
 }  // namespace

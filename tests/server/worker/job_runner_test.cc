@@ -43,10 +43,9 @@ class JobRunnerTest : public testing::Test {
   void UseFaults(std::shared_ptr<FaultPlan> plan) {
     faulty_ = MakeFaultFileSystem(files_, std::move(plan));
     RunnerOptions options;
-    options.workers = 2;
     options.checkpoint_interval = absl::Milliseconds(1);
     options.code_version = "test";
-    runner_ = MakeJobRunner(options, *backend_, *faulty_, budget_, *store_, *metrics_);
+    runner_ = MakeJobRunner(options, workers_, *faulty_, budget_, *store_, *metrics_);
   }
 
   // Queues a job with this output and takes its lease.
@@ -103,9 +102,9 @@ class JobRunnerTest : public testing::Test {
   std::unique_ptr<JobStore> store_;
   std::shared_ptr<FileSystem> files_;
   std::unique_ptr<FileSystem> faulty_;
-  std::unique_ptr<kernels::Backend> backend_ = kernels::MakeCpuBackend();
   MemoryBudget budget_{32 << 20};
   std::unique_ptr<Metrics> metrics_ = MakePrometheusMetrics();
+  WorkerPool workers_{{kernels::MakeCpuBackend(), /*threads=*/2}, {}, *metrics_};
   std::unique_ptr<JobRunner> runner_;
   Job job_;
   Lease lease_;

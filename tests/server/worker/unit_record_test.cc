@@ -44,5 +44,19 @@ TEST(UnitRecordTest, DamagedTextIsDataLoss) {
   }
 }
 
+TEST(UnitRecord, CodesOfAMeasurementSurviveTheRoundTrip) {
+  UnitRecord record;
+  for (int code = -127; code <= 127; ++code)
+    record.column_codes.push_back(static_cast<int8_t>(code));
+  const std::string text = UnitRecordToJson(record);
+  EXPECT_LT(text.size(), 255u * 4 / 3 + 30);
+  const auto back = UnitRecordFromJson(text);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->column_codes, record.column_codes);
+  for (const char* damaged : {R"({"column_codes": 3})", R"({"column_codes": "?"})",
+                              R"({"column_codes": ""})"})
+    EXPECT_TRUE(absl::IsDataLoss(UnitRecordFromJson(damaged).status())) << damaged;
+}
+
 }  // namespace
 }  // namespace sinq

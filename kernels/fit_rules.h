@@ -1,0 +1,30 @@
+// What the CUDA kernels that look for scales and zeros are told: README.md sections 4 and 9.
+#ifndef SINQ_KERNELS_FIT_RULES_H_
+#define SINQ_KERNELS_FIT_RULES_H_
+
+#include "kernels/cuda_steps.h"
+#include "kernels/tile_ops.h"  // ZeroGrid
+
+namespace sinq::kernels {
+
+// What the search is told. The reciprocals are rounded on the host.
+struct FitRules {
+  float top = 15;                 // 2^b - 1
+  float inverse_top = 1.0f / 15;
+  float half = 8;                 // 2^(b-1)
+  bool symmetric = false;
+  bool refine = true;             // false: range only
+  ZeroGrid zero_grid = ZeroGrid::kSixteenths;
+  float low_share = 0;            // zeros from one: fl(1 / (2^b - 2))
+  // Reaches that a symmetric scale is tried with; here, because kernel arguments may be indexed.
+  float shrinks[8] = {1.15f, 1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
+  int book_size = 0;              // 16 or 8 levels of a codebook; 0: even levels
+  float levels[16] = {};
+  float bounds[15] = {};          // between neighbours
+};
+
+FitRules FitRulesOf(const CudaTensor& tensor);
+
+}  // namespace sinq::kernels
+
+#endif  // SINQ_KERNELS_FIT_RULES_H_
