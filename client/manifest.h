@@ -22,7 +22,8 @@ struct ManifestFile {
 };
 using Manifest = std::map<std::string, ManifestFile>;
 
-// The text of the manifest in `directory`. NotFound without one, InvalidArgument if it is too large.
+// The text of the manifest in `directory`. NotFound without one, InvalidArgument if it is too
+// large.
 absl::StatusOr<std::string> ReadManifest(const std::string& directory);
 
 // Reads the "files" of a manifest. InvalidArgument says what is wrong with it.

