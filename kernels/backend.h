@@ -30,6 +30,7 @@ struct TensorStats {
   std::optional<double> balanced_error;  // relative_error of W / t, as it was coded
   std::optional<double> cosine;          // of W' and W; 0 if one of them is 0
   std::optional<double> max_abs_error;   // of one weight
+  std::optional<double> output_error;    // set by whoever has sample inputs (output_error.h)
   double imbalance_before = 0;                            // largest over tiles
   double imbalance_after = 0;                             // largest over tiles
   double mean_rounds = 0;                                 // over tiles

@@ -45,6 +45,7 @@ ordered_json TensorEntry(const PlannedTensor& tensor,
     if (record.balanced_error) entry["balanced_error"] = *record.balanced_error;
     if (record.cosine) entry["cosine"] = *record.cosine;
     if (record.max_abs_error) entry["max_abs_error"] = *record.max_abs_error;
+    if (record.output_error) entry["output_error"] = *record.output_error;
     if (record.kurtosis) entry["kurtosis"] = *record.kurtosis;
     entry["imbalance_before"] = record.imbalance_before;
     entry["imbalance_after"] = record.imbalance_after;

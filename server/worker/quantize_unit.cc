@@ -8,6 +8,7 @@
 #include "kernels/half.h"
 #include "server/base/error.h"
 #include "server/base/sha256.h"
+#include "server/worker/output_check.h"
 #include "server/worker/weight_dtype.h"
 
 namespace sinq {
@@ -72,6 +73,19 @@ absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& te
   return context.activations->Read(from, values, cancelled);
 }
 
+bool HasOutputCheckFor(const PlannedTensor& tensor) {
+  return HasOutputCheck(tensor.params,
+                        tensor.activations.has_value() && !tensor.activations->is_second_moments);
+}
+
+// Of checking the outputs, beside what quantizing needs.
+uint64_t OutputCheckMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers) {
+  if (!HasOutputCheckFor(tensor)) return 0;
+  const int64_t rows = tensor.source.shape[0], cols = tensor.source.shape[1];
+  return OutputCheckBytes(WeightDtypeOf(tensor.source.dtype), rows, cols) +
+         workers.ScratchBytes(OutputCheckParams(tensor.params), rows, cols);
+}
+
 // The unit's outputs; what follows them is scratch.
 std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                                 absl::Span<std::byte>* scratch) {
@@ -94,6 +108,19 @@ absl::Span<float> ColumnsOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
   rest.remove_prefix(Aligned(memory.weights_bytes));
   *scratch = rest.subspan(Aligned(sizeof(float) * columns));
   return {reinterpret_cast<float*>(rest.data()), columns};
+}
+
+absl::Status CheckUnitOutput(const PlannedTensor& tensor, const kernels::Backend& backend,
+                             const UnitMemory& memory, absl::Span<std::byte> scratch,
+                             absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats) {
+  if (!HasOutputCheckFor(tensor)) return absl::OkStatus();
+  const kernels::MatrixView in = ViewOf(tensor, memory);
+  const size_t dense_bytes = static_cast<size_t>(OutputCheckBytes(in.dtype, in.rows, in.cols));
+  const absl::StatusOr<double> error =
+      CheckOutput(in, tensor.params, backend, scratch.subspan(0, dense_bytes),
+                  scratch.subspan(dense_bytes), cancelled);
+  if (error.ok()) stats->output_error = *error;
+  return error.status();
 }
 
 absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
@@ -160,6 +187,7 @@ uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerP
     for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
   }
   if (!NeedsBackend(phase, tensor)) return bytes;
+  if (phase == Phase::kQuantize) bytes += OutputCheckMemoryBytes(tensor, workers);
   return bytes +
          workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
 }
@@ -209,6 +237,8 @@ absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor
     const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
     status = backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch, planes,
                               kernels::RunSerially, cancelled, stats);
+    if (status.ok())
+      status = CheckUnitOutput(tensor, backend, memory, scratch, cancelled, stats);
   }
   return status.ok() ? status : WithTensor(status, tensor);
 }
@@ -226,6 +256,7 @@ absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTe
   record.balanced_error = stats.balanced_error;
   record.cosine = stats.cosine;
   record.max_abs_error = stats.max_abs_error;
+  record.output_error = stats.output_error;
   // Only profile upstream asks for it; no tensor has a kurtosis of 0.
   if (stats.kurtosis != 0) record.kurtosis = stats.kurtosis;
   const absl::Status status =

@@ -16,7 +16,8 @@ struct OptionalFigure {
 constexpr OptionalFigure kOptionalFigures[] = {{"balanced_error", &UnitRecord::balanced_error},
                                                {"cosine", &UnitRecord::cosine},
                                                {"max_abs_error", &UnitRecord::max_abs_error},
-                                               {"kurtosis", &UnitRecord::kurtosis}};
+                                               {"kurtosis", &UnitRecord::kurtosis},
+                                               {"output_error", &UnitRecord::output_error}};
 
 absl::Status Damaged() {
   return absl::DataLossError(

@@ -25,6 +25,7 @@ struct UnitRecord {
   std::vector<int8_t> column_codes = {};
   // As kernels::TensorStats has them: absent where the backend does not take them.
   std::optional<double> balanced_error = {}, cosine = {}, max_abs_error = {}, kurtosis = {};
+  std::optional<double> output_error = {};  // on the recipe's sample inputs (output_check.h)
 };
 
 // Numbers survive the round trip exactly. A measurement has its codes alone, in base64.

@@ -210,6 +210,13 @@ TEST_F(JobRunnerTest, ActivationsReachTheKernels) {
             plain.at("model-00001-of-00001.safetensors"));
   for (const auto& [name, tensor] : QuantizedIn(content))
     EXPECT_LT(tensor["relative_error"], 0.3) << name;
+  // Outputs can only be compared on samples.
+  const auto quantized = QuantizedIn(content);
+  const auto& sampled = quantized.at("q_proj.weight");
+  ASSERT_TRUE(sampled.contains("output_error"));
+  EXPECT_GT(sampled["output_error"], 0.01);
+  EXPECT_LT(sampled["output_error"], 0.3);
+  EXPECT_FALSE(quantized.at("n_proj.weight").contains("output_error"));
 }
 
 TEST_F(JobRunnerTest, MissingActivationsFailWhenPlanned) {
