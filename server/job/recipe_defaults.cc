@@ -26,7 +26,8 @@ int DefaultGroupSize(absl::string_view format) { return format == "gguf" ? 32 : 
 int DefaultBits(absl::string_view method) { return absl::EndsWith(method, "nf3") ? 3 : 4; }
 
 std::vector<int> SelectableBits(absl::string_view format, bool symmetric) {
-  if (format == "sinq" || format == "hqq") return {2, 3, 4, 5, 6, 8};
+  if (format == "sinq") return {2, 3, 4, 5, 6, 8};
+  if (format == "hqq") return {2, 3, 4, 8};
   if (format == "compressed-tensors" || (format == "gptq" && symmetric)) return {4, 8};
   return {};
 }

@@ -81,7 +81,20 @@ class Planner {
     if (!exporter_.HoldsColumnScale()) {
       if (absl::Status status = Fold(); !status.ok()) return status;
     }
+    if (absl::Status status = WidenDenseFp8(); !status.ok()) return status;
     DropUsedScales();
+    return absl::OkStatus();
+  }
+
+  // The output's config says nothing of FP8, so nobody would multiply the block scales in. After
+  // folding, in which a dense layer has no vote.
+  absl::Status WidenDenseFp8() {
+    for (PlannedTensor& tensor : plan_.tensors) {
+      const bool is_dense_fp8 = tensor.action == TensorAction::kCopy &&
+                                tensor.source.dtype == "F8_E4M3" && tensor.source.shape.size() == 2;
+      if (!is_dense_fp8) continue;
+      if (absl::Status status = WriteFolded(tensor); !status.ok()) return status;
+    }
     return absl::OkStatus();
   }
 

@@ -150,6 +150,21 @@ TEST_F(PlannerTest, BlockScalesOfFp8AreMultipliedInAndDropped) {
   EXPECT_THAT(std::string(MakeIt().status().message()), HasSubstr("a.weight_scale_inv"));
 }
 
+TEST_F(PlannerTest, Fp8ThatStaysDenseBecomesBf16) {
+  const TestTensor weight{"a.weight", "F8_E4M3", {130, 128}, std::string(130 * 128, '\x38')};
+  const TestTensor scale{"a.weight_scale_inv", "F32", {2, 1}, std::string(8, '\0')};
+  WriteModel({weight, scale, Bf16Tensor("b.weight", {64, 64}, 1)});
+  spec_.exclude = {"a"};
+  const auto plan = MakeIt();
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const PlannedTensor& dense = Find(*plan, "a.weight");
+  ASSERT_EQ(dense.outputs.size(), 1u);
+  EXPECT_EQ(dense.outputs[0].tensor.dtype, "BF16");
+  EXPECT_EQ(dense.outputs[0].tensor.size_bytes, 2u * 130 * 128);
+  EXPECT_EQ(Find(*plan, "a.weight_scale_inv").action, TensorAction::kDrop);
+  ExpectNoGaps(*plan);
+}
+
 TEST_F(PlannerTest, ABareFileIsASource) {
   temp_.Write("only.safetensors", SafetensorsOf({Bf16Tensor("kernel", {64, 64}, 1)}));
   const auto plan = MakeIt("only.safetensors");
