@@ -159,9 +159,8 @@ void CommandLine::AddJobCommands() {
   CLI::App* submit =
       AddCommand("submit", "Queue a quantization job and print its id",
                  "sinqctl submit models/tiny --output models/tiny-int4 --bits 4 --wait\n"
-                 "  sinqctl submit models/tiny --output models/tiny-ct --format compressed-tensors "
-                 "--group-size 128\n"
-                 "  sinqctl submit models/tiny --output models/tiny-a --method asinq "
+                 "  sinqctl submit models/tiny --output models/tiny-sinq --format sinq --bits 3\n"
+                 "  sinqctl submit models/tiny --output models/tiny-a --format sinq --method asinq "
                  "--activations inputs.safetensors\n"
                  "  sinqctl submit models/tiny --output models/tiny-r --recipe recipe.json\n"
                  "      with {\"rules\": [{\"pattern\": \"down_proj\", \"bits\": 8}]}");

@@ -41,7 +41,7 @@ resolve_source() {
 choose_output() {
   mkdir -p "$work/out" "$work/data"
   local name
-  name=$(basename "$source_path" .safetensors)-sinq-4bit
+  name=$(basename "$source_path" .safetensors)-int4
   local note=$work/out/.$name.source
   if [ -e "$note" ] && [ "$(cat "$note")" != "$source_path" ]; then
     name=$name-$(printf '%s' "$source_path" | cksum | cut -d ' ' -f 1)
@@ -184,8 +184,10 @@ tell_result() {
   say "  sinqctl verify $shown                       # digests of every file"
   say "  sinqctl submit MODEL_DIR --output NEW_DIR --wait    # your own model, beneath an allowed root"
   say "  sinqctl --help; sinqctl capabilities; sinqctl list"
-  say "  python: from sinq.patch_model import AutoSINQHFModel"
-  say "          AutoSINQHFModel.from_quantized_safetensors('$output', device='cpu', compute_dtype=torch.bfloat16)"
+  if [ -e "$output/config.json" ]; then
+    say "  vllm serve $output      # or any engine that reads compressed-tensors"
+    say "  python: transformers.AutoModelForCausalLM.from_pretrained('$output')    # with pip's compressed-tensors"
+  fi
   say "  kill $(cat "$work/sinqd.pid")                          # stops the server; jobs are kept"
 }
 

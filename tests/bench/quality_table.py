@@ -25,7 +25,7 @@ import encoder  # noqa: E402
 import formats  # noqa: E402
 import native  # noqa: E402
 import quality  # noqa: E402
-from harness import SAMPLE, Server, workspace  # noqa: E402
+from harness import NATIVE, SAMPLE, Server, workspace  # noqa: E402
 
 # Our ways: name and flags of sinqctl submit. The folded ones need layers before and after, so a language model.
 OURS = [
@@ -94,7 +94,8 @@ def read_output(directory):
 
 def published(server, source, out, flags):
     """The directory, or None where this sinqd refuses the flags."""
-    result = server.submit(source, out, "--wait", *flags)
+    native_unless_named = () if "--format" in flags else NATIVE
+    result = server.submit(source, out, "--wait", *native_unless_named, *flags)
     if result.code == 2:
         print(f"left out: {' '.join(flags)}: {(result.err or result.out).strip().splitlines()[0]}", file=sys.stderr)
         return None

@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("SINQ_BIN", ROOT / "build" / "release" / "bin"))
 SAMPLE = ROOT / "tests" / "data" / "tiny-llama"
 MANIFEST = "sinq-manifest.json"
+# The format that has one phase and stores all that the method knows.
+NATIVE = ("--format", "sinq")
 
 
 def free_port():

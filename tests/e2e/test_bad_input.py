@@ -100,7 +100,7 @@ class BadInputTest(unittest.TestCase):
         make, words = sources()[name]
         path = make(self.home / f"{name}.safetensors")
         output = self.home / f"{name}-out"
-        result = self.server.submit(path, output, "--wait")
+        result = self.server.submit(path, output, "--wait", *harness.NATIVE)
         # Found while the job runs (1), or before it is accepted (2).
         self.refused(result, (1, 2), *words)
         self.assertFalse(output.exists())
@@ -174,7 +174,8 @@ class BadInputTest(unittest.TestCase):
     def test_targets(self):
         plan = ["plan", SAMPLE, "--bits", "auto"]
         self.refused(self.server.ctl(*plan), 2, "--target-bpw")
-        self.refused(self.server.ctl(*plan, "--target-bpw", "1.5"), 2, "smallest possible is 2.")
+        self.refused(self.server.ctl(*plan, "--target-bpw", "1.5"), 2, "smallest possible is 4.")
+        self.refused(self.server.ctl(*plan, *harness.NATIVE, "--target-bpw", "1.5"), 2, "smallest possible is 2.")
         self.refused(self.server.ctl(*plan, "--target-size", "10KB"), 2, "smallest possible output has")
         self.refused(self.server.ctl(*plan, "--target-size", "many"), 2, "many")
         self.refused(self.server.ctl(*plan, "--target-bpw", "4.5", "--format", "awq"), 2, "awq")
@@ -183,7 +184,7 @@ class BadInputTest(unittest.TestCase):
     def test_activations(self):
         path = self.home / "activations.safetensors"
         layer = "model.layers.0.self_attn.q_proj"
-        flags = ["plan", SAMPLE, "--include", layer, "--method", "asinq"]
+        flags = ["plan", SAMPLE, *harness.NATIVE, "--include", layer, "--method", "asinq"]
         self.refused(self.server.ctl(*flags), 2, "activations_uri")
         self.refused(self.server.ctl(*flags, "--activations", self.home / "nowhere"), 3, "activations_uri")
         self.refused(self.server.ctl(*flags, "--activations", "/etc/passwd"), 4, "root")

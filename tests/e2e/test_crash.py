@@ -25,7 +25,7 @@ class CrashTest(unittest.TestCase):
         with_server.mkdir()
         server = Server(with_server, "--workers", "1", roots=[cls.home]).start()
         start = time.monotonic()
-        result = server.submit(cls.source, cls.home / "reference", "--wait")
+        result = server.submit(cls.source, cls.home / "reference", "--wait", *harness.NATIVE)
         cls.seconds = time.monotonic() - start
         server.stop()
         if result.code != 0:
@@ -52,7 +52,7 @@ class CrashTest(unittest.TestCase):
         for number in range(ROUNDS):
             server = self.new_server(f"kill-{number}")
             output = self.home / f"kill-{number}-out"
-            job_id = server.submit_detached(self.source, output)
+            job_id = server.submit_detached(self.source, output, *harness.NATIVE)
             for _ in range(self.rng.randint(1, 2)):
                 time.sleep(self.rng.uniform(0.05, 0.9) * self.seconds)
                 server.kill()
@@ -65,7 +65,7 @@ class CrashTest(unittest.TestCase):
     def test_kill_9_right_after_submit_loses_nothing(self):
         server = self.new_server("early")
         output = self.home / "early-out"
-        job_id = server.submit_detached(self.source, output)
+        job_id = server.submit_detached(self.source, output, *harness.NATIVE)
         server.kill()
         server.start()
         self.check_result(server, job_id, output)
@@ -73,7 +73,7 @@ class CrashTest(unittest.TestCase):
     def test_kill_9_around_the_end(self):
         server = self.new_server("late")
         output = self.home / "late-out"
-        job_id = server.submit_detached(self.source, output)
+        job_id = server.submit_detached(self.source, output, *harness.NATIVE)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not output.exists():
             if server.job(job_id)["progress"]["stage"].endswith("COMMIT"):
@@ -86,7 +86,7 @@ class CrashTest(unittest.TestCase):
     def test_a_resumed_job_does_only_what_is_left(self):
         server = self.new_server("left")
         output = self.home / "left-out"
-        job_id = server.submit_detached(self.source, output)
+        job_id = server.submit_detached(self.source, output, *harness.NATIVE)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             progress = server.job(job_id)["progress"]
@@ -104,7 +104,7 @@ class CrashTest(unittest.TestCase):
     def test_sigterm_drains_with_exit_code_0_and_the_job_goes_on(self):
         server = self.new_server("drain")
         output = self.home / "drain-out"
-        job_id = server.submit_detached(self.source, output)
+        job_id = server.submit_detached(self.source, output, *harness.NATIVE)
         time.sleep(0.3 * self.seconds)
         code, seconds = server.terminate()
         self.assertEqual(code, 0, server.tail())
@@ -121,7 +121,7 @@ class CrashTest(unittest.TestCase):
     def test_waiting_client_survives_a_restart(self):
         server = self.new_server("reconnect")
         output = self.home / "reconnect-out"
-        job_id = server.submit_detached(self.source, output)
+        job_id = server.submit_detached(self.source, output, *harness.NATIVE)
         import threading
 
         answers = []
@@ -212,7 +212,7 @@ class ReadOnceTest(unittest.TestCase):
             server = Server(home).start()
             self.addCleanup(server.stop)
             before = server.io()["rchar"]
-            self.assertEqual(server.submit(source, home / "out", "--wait").code, 0)
+            self.assertEqual(server.submit(source, home / "out", "--wait", *harness.NATIVE).code, 0)
             read = server.io()["rchar"] - before
             # Besides the source: the output once for the manifest's digests, the job store's pages, requests on
             # sockets, config and index. Reading the source twice would be far more.

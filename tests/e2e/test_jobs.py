@@ -33,7 +33,6 @@ class JobsTest(unittest.TestCase):
         for name in (
             "config.json",
             "model.safetensors.index.json",
-            "model.safetensors.index.json.meta.json",
             "tokenizer.json",
             harness.MANIFEST,
         ):
@@ -47,6 +46,11 @@ class JobsTest(unittest.TestCase):
         self.assertLess(
             sum(p.stat().st_size for p in self.output.iterdir()), sum(p.stat().st_size for p in SAMPLE.iterdir())
         )
+
+    def test_default_is_what_serving_engines_open(self):
+        config = json.loads((self.output / "config.json").read_text())["quantization_config"]
+        self.assertEqual((config["quant_method"], config["format"]), ("compressed-tensors", "pack-quantized"))
+        self.assertEqual(self.server.ctl("capabilities", "-o", "json").json()["default_format"], "compressed-tensors")
 
     def test_manifest_says_what_was_done(self):
         manifest = json.loads((self.output / harness.MANIFEST).read_text())
@@ -91,7 +95,7 @@ class JobsTest(unittest.TestCase):
         self.assertIn("lm_head.weight", table)
 
     def test_bits_are_chosen_as_the_plan_says(self):
-        flags = ["--bits", "auto", "--target-bpw", "4.25"]
+        flags = [*harness.NATIVE, "--bits", "auto", "--target-bpw", "4.25"]
         plan = self.check(self.server.ctl("plan", SAMPLE, *flags, "-o", "json"), 0).json()
         self.assertEqual(plan["note"], "")
         self.assertLessEqual(plan["effective_bits"], 4.25)
@@ -106,7 +110,8 @@ class JobsTest(unittest.TestCase):
 
     def test_a_size_is_kept(self):
         target = 6_500_000
-        result = self.server.submit(SAMPLE, self.home / "sized", "--bits", "auto", "--target-size", target, "--wait")
+        flags = [*harness.NATIVE, "--bits", "auto", "--target-size", target]
+        result = self.server.submit(SAMPLE, self.home / "sized", *flags, "--wait")
         self.check(result, 0)
         manifest = json.loads((self.home / "sized" / harness.MANIFEST).read_text())
         self.assertLessEqual(manifest["output_bytes"], target)
@@ -197,10 +202,11 @@ class JobsTest(unittest.TestCase):
         self.assertEqual(shard.read_bytes(), whole)
 
     def test_stream_gives_the_same_tensors_as_the_job(self):
-        file = self.home / "streamed.safetensors"
+        file, native = self.home / "streamed.safetensors", self.home / "native"
         self.check(self.server.ctl("quantize", SAMPLE / "model.safetensors", "--output", file), 0)
+        self.check(self.server.submit(SAMPLE, native, "--wait", *harness.NATIVE), 0)
         want, got = {}, tensors_of(file)
-        for shard in self.output.glob("*.safetensors"):
+        for shard in native.glob("*.safetensors"):
             want |= tensors_of(shard)
         quantized = [n for n in want if ".meta." in n or n.endswith(".W_q")]
         self.assertGreater(len(quantized), 100)
@@ -242,8 +248,12 @@ class JobsTest(unittest.TestCase):
             self.assertIn("level", entry)
 
     def test_bare_file_is_a_source(self):
-        self.check(self.server.submit(SAMPLE / "model.safetensors", self.home / "bare", "--wait"), 0)
-        self.assertTrue((self.home / "bare" / "model.safetensors.index.json.meta.json").exists())
+        for name, flags, extra in (
+            ("bare", (), "quantization_config.json"),
+            ("bare-native", harness.NATIVE, "model.safetensors.index.json.meta.json"),
+        ):
+            self.check(self.server.submit(SAMPLE / "model.safetensors", self.home / name, "--wait", *flags), 0)
+            self.assertTrue((self.home / name / extra).exists())
 
     def test_version_completion_and_help(self):
         self.check(self.server.ctl("version"), 0)

@@ -10,7 +10,7 @@ import authors
 import load_sinq
 import native
 import quality
-from harness import SAMPLE, Server, make_model, workspace
+from harness import NATIVE, SAMPLE, Server, make_model, workspace
 
 torch.set_grad_enabled(False)
 IDS = quality.token_ids()[:32]
@@ -28,7 +28,7 @@ class SampleModelTest(unittest.TestCase):
 
     def quantize(self, name, *flags):
         out = self.home / name
-        result = self.server.submit(SAMPLE, out, "--wait", *flags)
+        result = self.server.submit(SAMPLE, out, "--wait", *NATIVE, *flags)
         self.assertEqual(result.code, 0, f"{result}\n{self.server.tail()}")
         return out
 
@@ -141,7 +141,7 @@ class SampleModelTest(unittest.TestCase):
     def test_sharded_model_opens(self):
         make_model(self.home / "sharded", hidden=256, inter=512, layers=2, vocab=512, shards=3)
         out = self.home / "sharded-out"
-        result = self.server.submit(self.home / "sharded", out, "--wait")
+        result = self.server.submit(self.home / "sharded", out, "--wait", *NATIVE)
         self.assertEqual(result.code, 0, str(result))
         got = load_sinq.check(out, ids=IDS[:1] % 512)
         self.assertTrue(got["finite"])

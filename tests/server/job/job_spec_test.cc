@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
+#include "tests/fakes/native_spec.h"
 
 namespace sinq {
 namespace {
@@ -17,7 +18,7 @@ namespace {
 using ::testing::HasSubstr;
 
 JobSpec Valid() {
-  JobSpec spec;
+  JobSpec spec = NativeSpec();
   spec.source_uri = "/models/llama";
   spec.output_uri = "file:///models/llama-4bit";
   return spec;
@@ -145,7 +146,7 @@ TEST(JobSpecTest, EveryFieldIsChecked) {
 }
 
 TEST(JobSpecTest, AllViolationsAtOnce) {
-  JobSpec spec;
+  JobSpec spec = NativeSpec();
   spec.source_uri = spec.output_uri = "";
   spec.method = "x";
   spec.bits = 7;

@@ -17,6 +17,7 @@
 #include "server/base/error.h"
 #include "server/base/limits.h"
 #include "server/job/job_store.h"
+#include "tests/fakes/native_spec.h"
 
 namespace sinq {
 
@@ -37,7 +38,7 @@ class JobStoreConformance : public ::testing::TestWithParam<JobStoreHarnessFacto
   static constexpr absl::Duration kLease = absl::Seconds(30);
 
   static JobSpec Spec(absl::string_view source = "/in") {
-    JobSpec spec;
+    JobSpec spec = NativeSpec();
     spec.source_uri = std::string(source);
     spec.output_uri = "/out";
     return spec;

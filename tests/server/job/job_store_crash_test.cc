@@ -18,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "server/base/clock.h"
 #include "server/job/job_store.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 
 namespace sinq {
@@ -71,7 +72,7 @@ void WorkOn(JobStore& store, Journal& journal, const Lease& lease, int dice) {
   if (!store.ok()) _exit(2);
   std::minstd_rand random(static_cast<unsigned>(round + 1));
   for (int step = 0;; ++step) {
-    JobSpec spec;
+    JobSpec spec = NativeSpec();
     spec.source_uri = absl::StrCat("/in/", step);
     const auto created = (*store)->Create(spec, absl::StrCat("req-", round, "-", step));
     if (!created.ok()) _exit(8);

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/fake_clock.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 
 namespace sinq {
@@ -20,7 +21,7 @@ TEST(MeteredJobStoreTest, CallsAreTimedByOperationAndAnswersAreNoErrors) {
   const std::unique_ptr<Metrics> metrics = MakePrometheusMetrics();
   const std::unique_ptr<JobStore> store =
       MakeMeteredJobStore(*OpenSqliteJobStore(temp.Join("jobs.db"), clock), *metrics);
-  JobSpec spec;
+  JobSpec spec = NativeSpec();
   spec.source_uri = "/in";
   spec.output_uri = "/out";
   const auto created = store->Create(spec, "r");

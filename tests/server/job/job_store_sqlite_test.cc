@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/fake_clock.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/server/job/job_store_conformance.h"
 
@@ -50,7 +51,7 @@ std::unique_ptr<JobStoreHarness> MakeHarness() { return std::make_unique<SqliteH
 INSTANTIATE_TEST_SUITE_P(Sqlite, JobStoreConformance, ::testing::Values(&MakeHarness));
 
 JobSpec Spec() {
-  JobSpec spec;
+  JobSpec spec = NativeSpec();
   spec.source_uri = "/in";
   spec.output_uri = "/out";
   return spec;

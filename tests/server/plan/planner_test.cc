@@ -8,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/error.h"
 #include "server/plan/plan.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/tiny_checkpoint.h"
 
@@ -66,7 +67,7 @@ class PlannerTest : public testing::Test {
   }
 
   TempDir temp_;
-  JobSpec spec_;
+  JobSpec spec_ = NativeSpec();
 };
 
 TEST_F(PlannerTest, EveryTensorHasAnActionAndAReason) {

@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "server/base/error.h"
 #include "server/plan/plan.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/tiny_checkpoint.h"
 
@@ -47,7 +48,7 @@ class RecipeRulesTest : public testing::Test {
   }
 
   TempDir temp_;
-  JobSpec spec_;
+  JobSpec spec_ = NativeSpec();
 };
 
 TEST_F(RecipeRulesTest, TheLastThatMatchesWinsAsAWhole) {

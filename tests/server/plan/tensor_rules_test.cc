@@ -3,6 +3,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/fakes/native_spec.h"
 
 namespace sinq {
 namespace {
@@ -77,7 +78,7 @@ TEST(TensorRulesTest, ABareFileMayNameItsMatricesFreely) {
 }
 
 TEST(NameFilterTest, ExcludeWinsAndUnusedExpressionsAreErrors) {
-  JobSpec spec;
+  JobSpec spec = NativeSpec();
   spec.include = {"mlp"};
   spec.exclude = {"down_proj"};
   auto filter = NameFilter::Make(spec);

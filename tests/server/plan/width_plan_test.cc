@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/base/error.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/tiny_checkpoint.h"
 
@@ -78,7 +79,7 @@ class WidthPlanTest : public testing::Test {
   }
 
   TempDir temp_;
-  JobSpec spec_;
+  JobSpec spec_ = NativeSpec();
   std::unique_ptr<ModelSource> source_;
 };
 

@@ -18,8 +18,9 @@ TEST(ConvertTest, UnsetFieldsOfARecipeTakeTheirDefaults) {
   EXPECT_EQ(spec.profile, "default");
   EXPECT_EQ(spec.bits, 4);
   EXPECT_EQ(spec.group_size, 64);
-  EXPECT_EQ(spec.aux, "u8");
-  EXPECT_FALSE(spec.symmetric);
+  EXPECT_EQ(spec.format, "compressed-tensors");
+  EXPECT_EQ(spec.aux, "");
+  EXPECT_TRUE(spec.symmetric);
   const auto params = ToQuantParams({});
   ASSERT_TRUE(params.ok()) << params.status();
   EXPECT_EQ(params->bits, 4);
@@ -48,6 +49,10 @@ TEST(ConvertTest, UnsetFieldsFollowTheFormatAndTheMethod) {
   recipe.set_symmetric(false);
   EXPECT_FALSE(ToJobSpec("/in", "/out", recipe).symmetric);
   recipe.Clear();
+  recipe.set_format("sinq");
+  spec = ToJobSpec("/in", "/out", recipe);
+  EXPECT_FALSE(spec.symmetric);
+  EXPECT_EQ(spec.aux, "u8");
   recipe.set_method("sinq_nf3");
   EXPECT_EQ(ToJobSpec("/in", "/out", recipe).bits, 3);
   recipe.Clear();

@@ -17,6 +17,7 @@
 #include "server/base/mutex.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_metrics.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 
 namespace sinq {
@@ -91,7 +92,7 @@ class SchedulerTest : public ::testing::Test {
   }
 
   std::string Submit() {
-    JobSpec spec;
+    JobSpec spec = NativeSpec();
     spec.source_uri = "/in";
     spec.output_uri = "/out";
     return store_->Create(spec, "").value().job.id;

@@ -17,6 +17,7 @@
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_device.h"
 #include "tests/fakes/fake_metrics.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/tiny_checkpoint.h"
 
@@ -63,7 +64,7 @@ class DeviceJobsTest : public testing::Test {
   // Queues a job, takes its lease and runs it.
   RunResult Run(const std::string& output, int stop_after = 0,
                 StopReason reason = StopReason::kNone) {
-    JobSpec spec;
+    JobSpec spec = NativeSpec();
     spec.source_uri = temp_.Join("m");
     spec.output_uri = temp_.Join(output);
     EXPECT_TRUE(store_->Create(spec, "").ok());

@@ -19,6 +19,7 @@
 #include "server/sink/sink.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fault_file_system.h"
+#include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/tiny_checkpoint.h"
 
@@ -97,7 +98,7 @@ class JobRunnerTest : public testing::Test {
   int RecoverFromEveryFault();
 
   TempDir temp_;
-  JobSpec spec_;
+  JobSpec spec_ = NativeSpec();
   FakeClock clock_;
   std::unique_ptr<JobStore> store_;
   std::shared_ptr<FileSystem> files_;
