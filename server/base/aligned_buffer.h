@@ -48,6 +48,12 @@ class AlignedBuffer {
   uint64_t size_bytes_ = 0;
 };
 
+// `size_bytes` rounded up, so that what follows it in a buffer is aligned like the buffer.
+constexpr uint64_t AlignedBytes(uint64_t size_bytes) {
+  constexpr uint64_t kAlignment = AlignedBuffer::kAlignmentBytes;
+  return (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
 }  // namespace sinq
 
 #endif  // SINQ_SERVER_BASE_ALIGNED_BUFFER_H_

@@ -28,6 +28,8 @@ class File {
   // A hint that this range is read soon; may start fetching it, never waits for it.
   virtual void WillRead(uint64_t offset, uint64_t size_bytes) const = 0;
   virtual absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) = 0;
+  // A hint that this range, written already, is synced soon; may start writing it to the disk.
+  virtual void WillSync(uint64_t offset, uint64_t size_bytes) = 0;
   // Reserves and sets the length, so that a full disk is found before any work.
   virtual absl::Status Preallocate(uint64_t size_bytes) = 0;
   // Data (and length) on stable storage.

@@ -85,6 +85,13 @@ absl::Status PosixFile::WriteAt(uint64_t offset, absl::Span<const std::byte> dat
   return absl::OkStatus();
 }
 
+void PosixFile::WillSync(uint64_t offset, uint64_t size_bytes) {
+  if (!FitsOffT(offset, size_bytes) || size_bytes == 0) return;  // 0 would be "to the end"
+  // Says nothing about durability; an error of the disk comes back from fdatasync.
+  ::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
+                    SYNC_FILE_RANGE_WRITE);
+}
+
 absl::Status PosixFile::Preallocate(uint64_t size_bytes) {
   if (!FitsOffT(0, size_bytes)) return Fail(EFBIG, "reserve space for");
   const off_t size = static_cast<off_t>(size_bytes);

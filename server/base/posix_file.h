@@ -19,6 +19,7 @@ class PosixFile final : public File {
   absl::Status ReadAt(uint64_t offset, absl::Span<std::byte> out) const override;
   void WillRead(uint64_t offset, uint64_t size_bytes) const override;
   absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) override;
+  void WillSync(uint64_t offset, uint64_t size_bytes) override;
   absl::Status Preallocate(uint64_t size_bytes) override;
   absl::Status Sync() override;
 

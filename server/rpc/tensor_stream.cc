@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/aligned_buffer.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
 #include "server/export/sinq_sidecar.h"
@@ -14,11 +15,6 @@ namespace {
 constexpr uint64_t kMaxTensorBytes =
     uint64_t{1} << 40;  // far above any weight; keeps every size product in range
 constexpr int64_t kFp8Block = 128;
-
-uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 absl::Status BadHeader(const std::string& tensor, const std::string& field,
                        const std::string& what) {
@@ -102,10 +98,10 @@ absl::StatusOr<StreamedTensor> StreamedTensor::Make(const sinq::v1::TensorHeader
   absl::StatusOr<std::vector<OutputTensor>> outputs = exporter->Tensors(tensor.layer_);
   if (!outputs.ok()) return outputs.status();
   tensor.outputs_ = *std::move(outputs);
-  tensor.total_bytes_ = Aligned(tensor.weights_bytes_) +
+  tensor.total_bytes_ = AlignedBytes(tensor.weights_bytes_) +
                         workers.ScratchBytes(params, tensor.layer_.rows, tensor.layer_.cols);
   for (const OutputTensor& output : tensor.outputs_)
-    tensor.total_bytes_ += Aligned(output.size_bytes);
+    tensor.total_bytes_ += AlignedBytes(output.size_bytes);
   return tensor;
 }
 
@@ -139,11 +135,11 @@ absl::Status StreamedTensor::Quantize(const kernels::Backend& backend,
                                       absl::FunctionRef<bool()> cancelled) {
   absl::Span<std::byte> rest = buffer_.buffer.span();
   const kernels::MatrixView in{rest.data(), layer_.rows, layer_.cols, dtype_, block_scales_};
-  rest.remove_prefix(Aligned(weights_bytes_));
+  rest.remove_prefix(AlignedBytes(weights_bytes_));
   planes_.clear();  // an earlier try's
   for (const OutputTensor& output : outputs_) {
     planes_.push_back(rest.subspan(0, output.size_bytes));
-    rest.remove_prefix(Aligned(output.size_bytes));
+    rest.remove_prefix(AlignedBytes(output.size_bytes));
   }
   const absl::Status status =
       backend.Quantize(in, layer_.params, rest, planes_, kernels::RunSerially, cancelled, &stats_);

@@ -31,6 +31,8 @@ class Sink {
                                absl::Span<const std::byte> data) = 0;
   virtual absl::Status ReadAt(absl::string_view name, uint64_t offset,
                               absl::Span<std::byte> out) const = 0;
+  // A hint that SyncFile follows: what was written there may go to the disk meanwhile.
+  virtual void WillSync(absl::string_view name, uint64_t offset, uint64_t size_bytes) = 0;
   virtual absl::Status SyncFile(absl::string_view name) = 0;
   // Writes a whole small file (config, index, manifest) and syncs it. Replaces an earlier one.
   virtual absl::Status PutFile(absl::string_view name, absl::string_view content) = 0;

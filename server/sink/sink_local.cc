@@ -175,6 +175,11 @@ absl::Status LocalSink::ReadAt(absl::string_view name, uint64_t offset,
   return (*file)->ReadAt(offset, out);
 }
 
+void LocalSink::WillSync(absl::string_view name, uint64_t offset, uint64_t size_bytes) {
+  const absl::StatusOr<std::shared_ptr<OpenFile>> open = Find(name);
+  if (open.ok()) (*open)->file->WillSync(offset, size_bytes);
+}
+
 absl::Status LocalSink::SyncFile(absl::string_view name) {
   if (published_) return absl::OkStatus();
   absl::StatusOr<std::shared_ptr<OpenFile>> open = Find(name);

@@ -41,6 +41,7 @@ class LocalSink final : public Sink {
                        absl::Span<const std::byte> data) override;
   absl::Status ReadAt(absl::string_view name, uint64_t offset,
                       absl::Span<std::byte> out) const override;
+  void WillSync(absl::string_view name, uint64_t offset, uint64_t size_bytes) override;
   absl::Status SyncFile(absl::string_view name) override;
   absl::Status PutFile(absl::string_view name, absl::string_view content) override;
   bool IsPublished() const override { return published_; }

@@ -51,6 +51,8 @@ class ModelSource {
   virtual const std::vector<AuxFile>& aux_files() const = 0;
   // absent for a bare .safetensors file
   virtual const std::optional<std::string>& config_json() const = 0;
+  // A hint that a range is read soon, from its start on.
+  virtual void WillRead(int file_index, uint64_t offset, uint64_t size_bytes) const = 0;
   // Reads tensor bytes; no phase of a job reads a byte twice.
   virtual absl::Status Read(int file_index, uint64_t offset, absl::Span<std::byte> out) const = 0;
   virtual absl::StatusOr<std::string> ReadAuxFile(absl::string_view name,

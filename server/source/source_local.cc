@@ -17,9 +17,12 @@
 namespace sinq {
 namespace {
 
-// Tensors are read in the order of the file: the disk works on this much while earlier bytes are
-// digested. The kernel's own window is a hundredth of that.
+// A tensor is read in order: the disk works on this much while earlier bytes are digested. The
+// kernel's own window is a hundredth of that.
 constexpr uint64_t kReadAheadBytes = 16 * kMiB;
+
+// The hint is given for so much at a time, however small the reads are: large requests suit disks.
+constexpr uint64_t kReadAheadUnitBytes = 1 * kMiB;
 
 constexpr absl::string_view kSingleName = "model.safetensors";
 constexpr absl::string_view kIndexName = "model.safetensors.index.json";
@@ -39,6 +42,16 @@ SourceTensor ToSourceTensor(SafetensorsTensor tensor, int file_index, uint64_t d
   out.offset = data_offset + tensor.begin;  // no wrap: both are within the file's real length
   out.size_bytes = tensor.end - tensor.begin;
   return out;
+}
+
+uint64_t ToUnit(uint64_t offset) {
+  return (offset + kReadAheadUnitBytes - 1) / kReadAheadUnitBytes * kReadAheadUnitBytes;
+}
+
+// For each unit that [offset, offset + size) enters, the one that comes kReadAheadBytes later.
+void AskAhead(const File& file, uint64_t offset, uint64_t size_bytes) {
+  const uint64_t begin = ToUnit(offset), end = ToUnit(offset + size_bytes);
+  if (end > begin) file.WillRead(begin + kReadAheadBytes, end - begin);
 }
 
 }  // namespace
@@ -191,6 +204,20 @@ absl::StatusOr<std::unique_ptr<ModelSource>> LocalSource::OpenDirectory(const Re
   return source;
 }
 
+const File* LocalSource::OpenFileOf(int file_index) const {
+  const bool is_open = file_index >= 0 && static_cast<size_t>(file_index) < open_.size();
+  return is_open ? open_[static_cast<size_t>(file_index)].get() : nullptr;
+}
+
+void LocalSource::WillRead(int file_index, uint64_t offset, uint64_t size_bytes) const {
+  const File* const file = OpenFileOf(file_index);
+  if (file == nullptr) return;
+  // Read takes over from where this ends. A single call for all of it would be cut short.
+  const uint64_t end = ToUnit(offset) + std::min(size_bytes, kReadAheadBytes);
+  for (uint64_t at = offset; at < end; at += kReadAheadUnitBytes)
+    file->WillRead(at, std::min(kReadAheadUnitBytes, end - at));
+}
+
 absl::Status LocalSource::Read(int file_index, uint64_t offset, absl::Span<std::byte> out) const {
   if (file_index < 0 || static_cast<size_t>(file_index) >= files_.size()) {
     return MakeError(absl::StatusCode::kInternal, Reason::kInternal,
@@ -203,10 +230,9 @@ absl::Status LocalSource::Read(int file_index, uint64_t offset, absl::Span<std::
                                   out.size(), " from byte ", offset, " are outside."),
                      {{"file", info.name}, {"byte_offset", absl::StrCat(offset)}});
   }
-  if (static_cast<size_t>(file_index) < open_.size()) {
-    const File& file = *open_[static_cast<size_t>(file_index)];
-    file.WillRead(offset + kReadAheadBytes, out.size());
-    return file.ReadAt(offset, out);
+  if (const File* const open = OpenFileOf(file_index); open != nullptr) {
+    AskAhead(*open, offset, out.size());
+    return open->ReadAt(offset, out);
   }
   absl::StatusOr<std::unique_ptr<File>> file = Open(info.name);
   if (!file.ok()) return file.status();

@@ -27,6 +27,7 @@ class LocalSource final : public ModelSource {
   const std::vector<SourceTensor>& tensors() const override { return tensors_; }
   const std::vector<AuxFile>& aux_files() const override { return aux_files_; }
   const std::optional<std::string>& config_json() const override { return config_json_; }
+  void WillRead(int file_index, uint64_t offset, uint64_t size_bytes) const override;
   absl::Status Read(int file_index, uint64_t offset, absl::Span<std::byte> out) const override;
   absl::StatusOr<std::string> ReadAuxFile(absl::string_view name,
                                           uint64_t max_bytes) const override;
@@ -38,6 +39,8 @@ class LocalSource final : public ModelSource {
       : root_(std::move(root)), prefix_(std::move(prefix)) {}
 
   absl::StatusOr<std::unique_ptr<File>> Open(absl::string_view name) const;
+  // Of those that stay open; null otherwise.
+  const File* OpenFileOf(int file_index) const;
   absl::StatusOr<std::string> ReadWhole(absl::string_view name, uint64_t max_bytes) const;
   absl::Status LoadSingle(absl::string_view name, std::unique_ptr<File> file);
   absl::Status LoadSharded(absl::string_view index_name);

@@ -7,6 +7,10 @@ namespace {
 
 constexpr uint64_t kGranularityBytes = 1 << 20;  // near sizes share buffers
 
+uint64_t Rounded(uint64_t size_bytes) {
+  return (size_bytes + kGranularityBytes - 1) / kGranularityBytes * kGranularityBytes;
+}
+
 }  // namespace
 
 BufferPool::BufferPool(MemoryBudget& budget, kernels::HostMemory* memory,
@@ -19,20 +23,31 @@ BufferPool::~BufferPool() { budget_.RemoveReclaimer(*this); }
 
 absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
                                                  absl::FunctionRef<bool()> cancelled) {
-  if (std::optional<PooledBuffer> idle = TakeIdle(size_bytes)) return *std::move(idle);
-  const uint64_t rounded =
-      (size_bytes + kGranularityBytes - 1) / kGranularityBytes * kGranularityBytes;
   // While the budget has room, idle buffers are kept for units of their own size.
-  std::optional<MemoryBudget::Reservation> reservation = budget_.TryReserve(rounded);
-  if (!reservation) {
-    absl::StatusOr<MemoryBudget::Reservation> granted = budget_.Reserve(rounded, cancelled);
-    if (!granted.ok()) return granted.status();
-    reservation = *std::move(granted);
-  }
-  absl::StatusOr<HostBuffer> buffer =
-      HostBuffer::Allocate(rounded <= max_special_bytes_ ? memory_ : nullptr, rounded);
+  absl::StatusOr<std::optional<PooledBuffer>> buffer = TryAcquire(size_bytes);
   if (!buffer.ok()) return buffer.status();
-  return PooledBuffer{*std::move(reservation), *std::move(buffer)};
+  if (buffer->has_value()) return **std::move(buffer);
+  absl::StatusOr<MemoryBudget::Reservation> granted =
+      budget_.Reserve(Rounded(size_bytes), cancelled);
+  if (!granted.ok()) return granted.status();
+  return Allocate(*std::move(granted));
+}
+
+absl::StatusOr<std::optional<PooledBuffer>> BufferPool::TryAcquire(uint64_t size_bytes) {
+  if (std::optional<PooledBuffer> idle = TakeIdle(size_bytes)) return idle;
+  std::optional<MemoryBudget::Reservation> reservation = budget_.TryReserve(Rounded(size_bytes));
+  if (!reservation) return std::nullopt;
+  absl::StatusOr<PooledBuffer> buffer = Allocate(*std::move(reservation));
+  if (!buffer.ok()) return buffer.status();
+  return *std::move(buffer);
+}
+
+absl::StatusOr<PooledBuffer> BufferPool::Allocate(MemoryBudget::Reservation reservation) {
+  const uint64_t size_bytes = reservation.bytes();
+  absl::StatusOr<HostBuffer> buffer =
+      HostBuffer::Allocate(size_bytes <= max_special_bytes_ ? memory_ : nullptr, size_bytes);
+  if (!buffer.ok()) return buffer.status();
+  return PooledBuffer{std::move(reservation), *std::move(buffer)};
 }
 
 std::optional<PooledBuffer> BufferPool::TakeIdle(uint64_t size_bytes) {

@@ -36,10 +36,13 @@ class BufferPool : public MemoryBudget::Reclaimer {
 
   // At least `size_bytes`; blocks while the budget is used up. Cancelled when `cancelled` says so.
   absl::StatusOr<PooledBuffer> Acquire(uint64_t size_bytes, absl::FunctionRef<bool()> cancelled);
+  // The same without waiting: nothing while the budget has no room, or others wait for it.
+  absl::StatusOr<std::optional<PooledBuffer>> TryAcquire(uint64_t size_bytes);
   void Release(PooledBuffer buffer);
   void GiveUpIdle() override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  absl::StatusOr<PooledBuffer> Allocate(MemoryBudget::Reservation reservation);
   // The smallest idle buffer that is large enough.
   std::optional<PooledBuffer> TakeIdle(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -1,7 +1,11 @@
 #include "server/worker/checkpointer.h"
 
+#include <algorithm>
+#include <iterator>
 #include <set>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace sinq {
 
@@ -19,11 +23,11 @@ Checkpointer::Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& 
 
 void Checkpointer::StartDigests() {
   for (const PlannedFile& file : plan_.files) {
-    digesters_.emplace_back(file.name, file.size_bytes).MarkWritten(0, file.header.size());
+    digesters_.emplace_back(file.name, file.size_bytes).MarkWritten({0, file.header.size()});
   }
   for (const PlannedExtra& extra : plan_.extras) {
     digesters_[static_cast<size_t>(extra.range.file_index)].MarkWritten(
-        extra.range.offset, extra.range.tensor.size_bytes);
+        {extra.range.offset, extra.range.tensor.size_bytes});
   }
 }
 
@@ -48,22 +52,76 @@ bool Checkpointer::Failed() const {
 }
 
 void Checkpointer::Loop() {
-  for (bool last = false; !last;) {
-    std::vector<Item> items;
-    {
-      MutexLock lock(&mutex_);
-      mutex_.AwaitWithTimeout(absl::Condition(this, &Checkpointer::HasWorkOrDone), interval_);
-      last = finishing_;
-      items.swap(pending_);
-      if (!status_.ok()) return;
+  using Clock = std::chrono::steady_clock;
+  const auto interval = absl::ToChronoNanoseconds(interval_);
+  std::vector<Item> items;  // not durable yet, or not known to be
+  absl::StatusOr<bool> behind = false;
+  Time next = Clock::now() + interval;
+  for (Turn turn = Turn::kGoOn; turn == Turn::kGoOn && behind.ok();) {
+    const size_t known = items.size();
+    turn = TakePending(*behind ? Clock::now() : next, items);
+    absl::Status status;
+    for (size_t i = known; i < items.size() && status.ok(); ++i) status = MarkWritten(items[i]);
+    // A job that stops must not wait for digests that nobody will see.
+    if (status.ok() && turn != Turn::kLast)
+      behind = DigestUntil(turn == Turn::kGoOn ? next : Time::max());
+    if (status.ok()) status = behind.status();
+    if (status.ok() && (turn != Turn::kGoOn || Clock::now() >= next)) {
+      status = Commit(items);
+      next = Clock::now() + interval;
     }
-    absl::Status status = Commit(std::move(items));
-    MutexLock lock(&mutex_);
-    if (!status.ok()) status_ = std::move(status);
+    if (!status.ok()) behind = std::move(status);
   }
+  MutexLock lock(&mutex_);
+  status_ = behind.status();
 }
 
-absl::Status Checkpointer::Commit(std::vector<Item> items) {
+Checkpointer::Turn Checkpointer::TakePending(Time deadline, std::vector<Item>& items) {
+  const auto patience = deadline - std::chrono::steady_clock::now();
+  MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout(absl::Condition(this, &Checkpointer::HasWorkOrDone),
+                          absl::FromChrono(patience));
+  std::move(pending_.begin(), pending_.end(), std::back_inserter(items));
+  pending_.clear();
+  if (!finishing_) return Turn::kGoOn;
+  return digest_files_ ? Turn::kLastWithDigests : Turn::kLast;
+}
+
+absl::Status Checkpointer::MarkWritten(const Item& item) {
+  const absl::Span<const OutputRange> outputs = OutputsOf(*item.tensor);
+  const UnitRecord& record = item.record;
+  const bool has_checksums = record.output_checksums.size() == outputs.size();
+  const bool has_digests = record.output_sha256.size() == outputs.size();
+  if (!has_checksums && !has_digests) {
+    return absl::DataLossError(
+        absl::StrCat("the record of ", item.tensor->source.name,
+                     " in the job store is of another output; delete the job and submit again"));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const OutputRange& output = outputs[i];
+    WrittenRange range{output.offset, output.tensor.size_bytes, output.tensor.name};
+    if (has_checksums) range.checksum = record.output_checksums[i];
+    if (has_digests) range.sha256 = record.output_sha256[i];
+    const auto file = static_cast<size_t>(output.file_index);
+    if (!item.durable) sink_.WillSync(plan_.files[file].name, range.offset, range.size_bytes);
+    digesters_[file].MarkWritten(std::move(range));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Checkpointer::DigestUntil(Time deadline) {
+  for (FileDigester& digester : digesters_) {
+    absl::StatusOr<bool> more = true;
+    while (more.ok() && *more) {
+      if (std::chrono::steady_clock::now() >= deadline) return true;
+      more = digester.Advance(sink_);
+    }
+    if (!more.ok()) return more;
+  }
+  return false;
+}
+
+absl::Status Checkpointer::Commit(std::vector<Item>& items) {
   std::set<int> touched;
   std::vector<FinishedUnit> units;
   for (const Item& item : items) {
@@ -79,16 +137,8 @@ absl::Status Checkpointer::Commit(std::vector<Item> items) {
   if (!units.empty()) {
     if (absl::Status status = store_.AddFinishedUnits(lease_, units); !status.ok()) return status;
   }
-  for (Item& item : items) {
-    for (const OutputRange& range : OutputsOf(*item.tensor)) {
-      digesters_[static_cast<size_t>(range.file_index)].MarkWritten(range.offset,
-                                                                    range.tensor.size_bytes);
-    }
-    all_records_[item.tensor->source.name] = std::move(item.record);
-  }
-  for (FileDigester& digester : digesters_) {
-    if (absl::Status status = digester.Advance(sink_); !status.ok()) return status;
-  }
+  for (Item& item : items) all_records_[item.tensor->source.name] = std::move(item.record);
+  items.clear();
   return absl::OkStatus();
 }
 
@@ -96,6 +146,7 @@ absl::Status Checkpointer::Finish(bool digest_files) {
   {
     MutexLock lock(&mutex_);
     finishing_ = true;
+    digest_files_ = digest_files;
   }
   if (thread_.joinable()) thread_.join();
   {
@@ -110,6 +161,24 @@ absl::Status Checkpointer::DigestFiles() {
     absl::StatusOr<std::string> digest = digesters_[i].Finish(sink_);
     if (!digest.ok()) return digest.status();
     files_.push_back({plan_.files[i].name, plan_.files[i].size_bytes, *std::move(digest)});
+  }
+  return FillInDigests();
+}
+
+absl::Status Checkpointer::FillInDigests() {
+  for (const PlannedTensor& tensor : plan_.tensors) {
+    const auto found = all_records_.find(tensor.source.name);
+    if (found == all_records_.end()) continue;
+    UnitRecord& record = found->second;
+    record.output_sha256.clear();
+    for (const OutputRange& output : OutputsOf(tensor)) {
+      absl::StatusOr<std::string> digest =
+          digesters_[static_cast<size_t>(output.file_index)].TensorDigest(output.tensor.name);
+      if (!digest.ok()) return digest.status();
+      record.output_sha256.push_back(*std::move(digest));
+    }
+    // Of a copy, both are of the same bytes.
+    if (record.source_sha256.empty()) record.source_sha256 = record.output_sha256.front();
   }
   return absl::OkStatus();
 }

@@ -1,7 +1,9 @@
-// Makes finished tensors durable in batches, and digests shards behind the writers.
+// Makes finished tensors durable in batches, and digests output right behind its writers.
 #ifndef SINQ_SERVER_WORKER_CHECKPOINTER_H_
 #define SINQ_SERVER_WORKER_CHECKPOINTER_H_
 
+#include <chrono>
+#include <cstddef>
 #include <map>
 #include <string>
 #include <thread>
@@ -23,21 +25,23 @@ namespace sinq {
 
 // Of one phase of a plan. Owns one thread. Add may be called from any thread; Finish once. A tensor
 // is recorded in the store only after its file was synced: a recorded tensor survives a power cut.
-// The first error stops the thread; Failed tells the pipeline.
+// Digests of files and tensors are of what is read back from the sink, and the job fails if that is
+// not what was written, now or by an earlier attempt. The first error stops the thread; Failed
+// tells the pipeline.
 class Checkpointer {
  public:
   Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& store, Lease lease,
                absl::Duration interval);
   ~Checkpointer();
 
-  // A tensor of an earlier attempt: durable already, only its digest is wanted.
+  // A tensor of an earlier attempt: durable already, only its digests are wanted.
   void AddDurable(const PlannedTensor& tensor, UnitRecord record);
   void Add(const PlannedTensor& tensor, UnitRecord record);
   bool Failed() const;
-  // Waits until everything added is durable. Keeps what was done if `digest_files` is false (a job
-  // that stops early).
+  // Waits until everything added is durable, and digested if `digest_files` says so. Keeps what was
+  // done if not (a job that stops early).
   absl::Status Finish(bool digest_files);
-  // After a successful Finish; the files only of Finish(true).
+  // After a successful Finish; the files, and the digests in the records, only of Finish(true).
   const std::map<std::string, UnitRecord>& records() const { return all_records_; }
   const std::vector<ManifestFile>& files() const { return files_; }
 
@@ -47,6 +51,7 @@ class Checkpointer {
     UnitRecord record;
     bool durable = false;
   };
+  using Time = std::chrono::steady_clock::time_point;
   void StartDigests();
   // What this phase writes of the tensor.
   absl::Span<const OutputRange> OutputsOf(const PlannedTensor& tensor) const {
@@ -54,9 +59,20 @@ class Checkpointer {
     return tensor.outputs;
   }
   void Loop();
-  bool HasWorkOrDone() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return finishing_; }
-  absl::Status Commit(std::vector<Item> items);
+  bool HasWorkOrDone() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return finishing_ || !pending_.empty();
+  }
+  enum class Turn : uint8_t { kGoOn, kLast, kLastWithDigests };
+  // Waits until `deadline` for something to do, and moves what was added to the end of `items`.
+  Turn TakePending(Time deadline, std::vector<Item>& items) ABSL_LOCKS_EXCLUDED(mutex_);
+  // To be digested, and on its way to the disk.
+  absl::Status MarkWritten(const Item& item);
+  // Digests what is ready, range by range, until it is late. False once nothing is ready.
+  absl::StatusOr<bool> DigestUntil(Time deadline);
+  // Makes `items` durable.
+  absl::Status Commit(std::vector<Item>& items);
   absl::Status DigestFiles();
+  absl::Status FillInDigests();
 
   const Plan& plan_;
   const Phase phase_;
@@ -73,6 +89,7 @@ class Checkpointer {
   mutable Mutex mutex_;
   std::vector<Item> pending_ ABSL_GUARDED_BY(mutex_);
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool digest_files_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };

@@ -1,11 +1,10 @@
 #include "server/worker/output_check.h"
 
 #include "kernels/output_error.h"
+#include "server/base/aligned_buffer.h"
 
 namespace sinq {
 namespace {
-
-constexpr uint64_t kAlignment = 64;
 
 kernels::WeightDtype DenseDtype(kernels::WeightDtype dtype) {
   return dtype == kernels::WeightDtype::kF8E4M3 ? kernels::WeightDtype::kBf16 : dtype;
@@ -24,7 +23,7 @@ bool HasOutputCheck(const kernels::QuantParams& params, bool has_samples) {
 }
 
 uint64_t OutputCheckBytes(kernels::WeightDtype dtype, int64_t rows, int64_t cols) {
-  return (DenseBytes(dtype, rows, cols) + kAlignment - 1) / kAlignment * kAlignment;
+  return AlignedBytes(DenseBytes(dtype, rows, cols));
 }
 
 kernels::QuantParams OutputCheckParams(const kernels::QuantParams& params) {

@@ -1,6 +1,8 @@
 #include "server/worker/pipeline.h"
 
+#include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "kernels/quant_params.h"
@@ -8,6 +10,7 @@
 namespace sinq {
 namespace {
 
+constexpr size_t kReadsAtOnce = 2;
 constexpr uint64_t kThroughputFromBytes = 1 << 20;  // smaller tensors say nothing about speed
 
 }  // namespace
@@ -22,30 +25,75 @@ absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress pr
     return failed_.load(std::memory_order_relaxed) || stopped() || checkpointer_.Failed();
   };
   const kernels::DeviceStats before = context_.workers.DeviceTotals();
-  ReadAhead(finished, cancelled);
+  if (absl::Status status = ReadAhead(UnitsLeft(finished), cancelled); !status.ok()) Fail(status);
   AwaitAll();
   ObserveDeviceStages(before);
   MutexLock lock(&mutex_);
   return status_;
 }
 
-void Pipeline::ReadAhead(const std::set<std::string>& finished, Cancelled cancelled) {
+Pipeline::Units Pipeline::UnitsLeft(const std::set<std::string>& finished) const {
+  Units left;
   for (const PlannedTensor& tensor : context_.plan.tensors) {
-    if (!HasUnit(context_.phase, tensor) || finished.contains(tensor.source.name)) continue;
-    AwaitRoom();
-    if (cancelled()) return Fail(absl::CancelledError("stopped between tensors"));
-    // Here and not on a worker: one that waits for memory would hold up those that have it.
-    absl::StatusOr<UnitMemory> memory = ReadUnit(context_, tensor, cancelled);
-    if (!memory.ok()) return Fail(memory.status());
-    Submit(std::make_shared<Item>(Item{tensor, *std::move(memory), {}, 0}), cancelled);
+    if (HasUnit(context_.phase, tensor) && !finished.contains(tensor.source.name))
+      left.push_back(&tensor);
   }
+  std::reverse(left.begin(), left.end());
+  return left;
 }
 
-void Pipeline::AwaitRoom() {
-  const int most = context_.workers.UsefulTasks();
-  const auto has_room = [this, most] {
+// Here and not on a worker: one that waits for memory would hold up those that have it.
+absl::Status Pipeline::ReadAhead(Units waiting, Cancelled cancelled) {
+  std::vector<UnitRead> reads;
+  while (!waiting.empty() || !reads.empty()) {
+    absl::Status status = BeginReads(waiting, reads, cancelled);
+    if (status.ok() && cancelled()) status = absl::CancelledError("stopped while reading");
+    if (status.ok() && !reads.empty())
+      status = ReadPieces(context_, reads.front(), reads.size() > 1 ? &reads.back() : nullptr);
+    if (status.ok()) status = SubmitComplete(reads, cancelled);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Pipeline::BeginReads(Units& waiting, std::vector<UnitRead>& reads,
+                                  Cancelled cancelled) {
+  while (!waiting.empty() && reads.size() < kReadsAtOnce) {
+    absl::StatusOr<std::optional<UnitRead>> read = std::nullopt;
+    AwaitRoomBeside(reads.size());
+    if (cancelled()) return absl::CancelledError("stopped between tensors");
+    if (reads.empty()) {
+      read = BeginRead(context_, *waiting.back(), cancelled);
+    } else {
+      read = TryBeginRead(context_, *waiting.back());
+    }
+    if (!read.ok()) return read.status();
+    if (!read->has_value()) return absl::OkStatus();
+    waiting.pop_back();
+    reads.push_back(**std::move(read));
+    if (absl::Status status = SubmitComplete(reads, cancelled); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Pipeline::SubmitComplete(std::vector<UnitRead>& reads, Cancelled cancelled) {
+  for (auto read = reads.begin(); read != reads.end();) {
+    if (read->bytes_left > 0) {
+      ++read;
+      continue;
+    }
+    if (absl::Status status = Submit(std::move(*read), cancelled); !status.ok()) return status;
+    read = reads.erase(read);
+  }
+  return absl::OkStatus();
+}
+
+void Pipeline::AwaitRoomBeside(size_t reads) {
+  // The first of two reads leaves room for the second.
+  const int most = context_.workers.UsefulTasks() - (reads == 0 ? 1 : 0);
+  const auto has_room = [this, most, reads] {
     mutex_.AssertHeld();
-    return in_flight_ < most;
+    return in_flight_ + static_cast<int>(reads) <= most;
   };
   MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(&has_room));
@@ -60,7 +108,11 @@ void Pipeline::AwaitAll() {
   mutex_.Await(absl::Condition(&none_left));
 }
 
-void Pipeline::Submit(std::shared_ptr<Item> item, Cancelled cancelled) {
+absl::Status Pipeline::Submit(UnitRead read, Cancelled cancelled) {
+  const PlannedTensor& tensor = *read.tensor;
+  absl::StatusOr<UnitMemory> memory = FinishRead(context_, std::move(read), cancelled);
+  if (!memory.ok()) return memory.status();
+  const auto item = std::make_shared<Item>(Item{tensor, *std::move(memory), {}, 0});
   {
     MutexLock lock(&mutex_);
     ++in_flight_;
@@ -75,6 +127,7 @@ void Pipeline::Submit(std::shared_ptr<Item> item, Cancelled cancelled) {
     Finish(*item, computed, kind, cancelled);
   };
   context_.workers.Submit(std::move(task));
+  return absl::OkStatus();
 }
 
 absl::Status Pipeline::Compute(Item& item, const kernels::Backend& backend, Cancelled cancelled) {

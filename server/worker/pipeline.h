@@ -4,9 +4,11 @@
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 
 #include <atomic>
+#include <cstddef>
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -20,7 +22,9 @@
 
 namespace sinq {
 
-// One use: construct, Run. The thread that runs it reads; the pool's workers do the rest.
+// One use: construct, Run. The thread that runs it reads, two units side by side where there is
+// memory for both, because two digests take little more time than one. The pool's workers do the
+// rest.
 class Pipeline {
  public:
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)>;
@@ -46,11 +50,20 @@ class Pipeline {
   };
   using Cancelled = absl::FunctionRef<bool()>;
 
-  void ReadAhead(const std::set<std::string>& finished, Cancelled cancelled);
-  // Until the pool has few enough of this job's tensors.
-  void AwaitRoom() ABSL_LOCKS_EXCLUDED(mutex_);
+  using Units = std::vector<const PlannedTensor*>;
+
+  absl::Status ReadAhead(Units waiting, Cancelled cancelled);
+  // The units of the phase that are not in `finished`, the first one last.
+  Units UnitsLeft(const std::set<std::string>& finished) const;
+  // Moves units from `waiting` to `reads`, as many as there is room for: at least one if there is
+  // none, which may have to wait. What has nothing to read goes on at once.
+  absl::Status BeginReads(Units& waiting, std::vector<UnitRead>& reads, Cancelled cancelled);
+  absl::Status SubmitComplete(std::vector<UnitRead>& reads, Cancelled cancelled);
+  // Until the pool has few enough of this job's tensors for `reads` to go on and one to be begun.
+  // What waits for a worker then keeps the workers busy, so a read may as well wait for its mate.
+  void AwaitRoomBeside(size_t reads) ABSL_LOCKS_EXCLUDED(mutex_);
   void AwaitAll() ABSL_LOCKS_EXCLUDED(mutex_);
-  void Submit(std::shared_ptr<Item> item, Cancelled cancelled);
+  absl::Status Submit(UnitRead read, Cancelled cancelled);
   absl::Status Compute(Item& item, const kernels::Backend& backend, Cancelled cancelled);
   void Finish(Item& item, const absl::Status& computed, absl::string_view worker_kind,
               Cancelled cancelled);

@@ -2,43 +2,53 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/folding.h"
 #include "kernels/half.h"
+#include "server/base/aligned_buffer.h"
+#include "server/base/checksum.h"
 #include "server/base/error.h"
-#include "server/base/sha256.h"
 #include "server/worker/output_check.h"
 #include "server/worker/weight_dtype.h"
 
 namespace sinq {
 namespace {
 
-constexpr uint64_t kDigestBytes =
-    1 << 20;  // read and digested together: still in the second-level cache
-constexpr uint64_t kCopyBytes = 4 << 20;
-
-uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
+// Read, or written, and digested together: two such pieces are still in the second-level cache.
+constexpr uint64_t kPieceBytes = 1 << 18;
 
 const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) {
   return context.plan.files[static_cast<size_t>(range.file_index)];
 }
 
-absl::Status ReadWeights(const UnitContext& context, const SourceTensor& tensor,
-                         absl::Span<std::byte> out, Sha256* digest,
-                         absl::FunctionRef<bool()> cancelled) {
-  for (uint64_t at = 0; at < out.size(); at += kDigestBytes) {
-    if (cancelled()) return absl::CancelledError("stopped while reading");
-    const absl::Span<std::byte> piece = out.subspan(at, kDigestBytes);
-    if (absl::Status status = context.source.Read(tensor.file_index, tensor.offset + at, piece);
-        !status.ok())
-      return status;
-    if (digest != nullptr) digest->Update(absl::Span<const std::byte>(piece));
-  }
-  return absl::OkStatus();
+bool IsCopy(const UnitContext& context, const PlannedTensor& tensor) {
+  return context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy;
+}
+
+UnitRead ReadInto(const UnitContext& context, const PlannedTensor& tensor, PooledBuffer buffer) {
+  const SourceTensor& source = tensor.source;
+  context.source.WillRead(source.file_index, source.offset, source.size_bytes);
+  UnitRead read;
+  read.tensor = &tensor;
+  read.memory.buffer = std::move(buffer);
+  read.memory.weights_bytes = tensor.source.size_bytes;
+  if (!IsCopy(context, tensor)) read.bytes_left = tensor.source.size_bytes;
+  return read;
+}
+
+// Nothing if none are left.
+absl::StatusOr<absl::Span<const std::byte>> ReadPiece(const UnitContext& context, UnitRead& read) {
+  const SourceTensor& source = read.tensor->source;
+  const uint64_t at = source.size_bytes - read.bytes_left;
+  const absl::Span<std::byte> piece = read.memory.buffer.buffer.span().subspan(
+      static_cast<size_t>(at), static_cast<size_t>(std::min(read.bytes_left, kPieceBytes)));
+  if (absl::Status status = context.source.Read(source.file_index, source.offset + at, piece);
+      !status.ok())
+    return WithTensor(status, *read.tensor);
+  read.bytes_left -= piece.size();
+  return absl::Span<const std::byte>(piece);
 }
 
 kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory) {
@@ -53,7 +63,7 @@ kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory
 
 uint64_t ActivationBytes(Phase phase, const PlannedTensor& tensor) {
   const bool has_any = phase == Phase::kQuantize && tensor.activations.has_value();
-  return has_any ? Aligned(tensor.activations->FloatBytes()) : 0;
+  return has_any ? AlignedBytes(tensor.activations->FloatBytes()) : 0;
 }
 
 absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& tensor,
@@ -61,7 +71,7 @@ absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& te
   memory.activation_bytes = ActivationBytes(context.phase, tensor);
   if (memory.activation_bytes == 0) return absl::OkStatus();
   const ActivationTensor& from = *tensor.activations;
-  std::byte* const begin = memory.buffer.buffer.data() + Aligned(memory.weights_bytes);
+  std::byte* const begin = memory.buffer.buffer.data() + AlignedBytes(memory.weights_bytes);
   const absl::Span<float> values(reinterpret_cast<float*>(begin),
                                  from.FloatBytes() / sizeof(float));
   if (from.is_second_moments) {
@@ -90,11 +100,11 @@ uint64_t OutputCheckMemoryBytes(const PlannedTensor& tensor, const WorkerPool& w
 std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                                 absl::Span<std::byte>* scratch) {
   absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(Aligned(memory.weights_bytes) + memory.activation_bytes);
+  rest.remove_prefix(AlignedBytes(memory.weights_bytes) + memory.activation_bytes);
   std::vector<absl::Span<std::byte>> planes;
   for (const OutputRange& range : tensor.outputs) {
     planes.push_back(rest.subspan(0, range.tensor.size_bytes));
-    rest.remove_prefix(Aligned(range.tensor.size_bytes));
+    rest.remove_prefix(AlignedBytes(range.tensor.size_bytes));
   }
   *scratch = rest;
   return planes;
@@ -105,8 +115,8 @@ absl::Span<float> ColumnsOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                 absl::Span<std::byte>* scratch) {
   const size_t columns = static_cast<size_t>(tensor.source.shape[1]);
   absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(Aligned(memory.weights_bytes));
-  *scratch = rest.subspan(Aligned(sizeof(float) * columns));
+  rest.remove_prefix(AlignedBytes(memory.weights_bytes));
+  *scratch = rest.subspan(AlignedBytes(sizeof(float) * columns));
   return {reinterpret_cast<float*>(rest.data()), columns};
 }
 
@@ -126,13 +136,16 @@ absl::Status CheckUnitOutput(const PlannedTensor& tensor, const kernels::Backend
 absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
                          absl::Span<const absl::Span<std::byte>> planes, UnitRecord& record) {
   for (size_t i = 0; i < planes.size(); ++i) {
-    Sha256 digest;
-    digest.Update(absl::Span<const std::byte>(planes[i]));
-    record.output_sha256.push_back(digest.HexDigest());
     const OutputRange& range = tensor.outputs[i];
-    absl::Status status =
-        context.sink.WriteAt(FileOf(context, range).name, range.offset, planes[i]);
-    if (!status.ok()) return WithTensor(status, tensor);
+    Checksum checksum;
+    for (uint64_t at = 0; at < planes[i].size(); at += kPieceBytes) {
+      const absl::Span<const std::byte> piece = planes[i].subspan(at, kPieceBytes);
+      checksum.Update(piece);
+      absl::Status status =
+          context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
+      if (!status.ok()) return WithTensor(status, tensor);
+    }
+    record.output_checksums.push_back(checksum.Value());
   }
   return absl::OkStatus();
 }
@@ -179,12 +192,12 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
 
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
   if (phase == Phase::kQuantize && tensor.action == TensorAction::kCopy)
-    return std::min(kCopyBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
-  uint64_t bytes = Aligned(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
+    return std::min(kPieceBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
+  uint64_t bytes = AlignedBytes(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
   if (phase == Phase::kMeasure) {
-    bytes += Aligned(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
+    bytes += AlignedBytes(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
   } else {
-    for (const OutputRange& range : tensor.outputs) bytes += Aligned(range.tensor.size_bytes);
+    for (const OutputRange& range : tensor.outputs) bytes += AlignedBytes(range.tensor.size_bytes);
   }
   if (!NeedsBackend(phase, tensor)) return bytes;
   if (phase == Phase::kQuantize) bytes += OutputCheckMemoryBytes(tensor, workers);
@@ -192,25 +205,44 @@ uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerP
          workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
 }
 
-absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled) {
+absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, const PlannedTensor& tensor,
+                                   absl::FunctionRef<bool()> cancelled) {
   absl::StatusOr<PooledBuffer> buffer =
       context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.workers), cancelled);
   if (!buffer.ok()) return buffer.status();
-  UnitMemory memory;
-  memory.buffer = *std::move(buffer);
-  memory.weights_bytes = tensor.source.size_bytes;
-  if (context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy) return memory;
-  Sha256 digest;
-  const absl::Span<std::byte> weights =
-      memory.buffer.buffer.span().subspan(0, memory.weights_bytes);
-  // What is only measured is read, and digested, again.
-  Sha256* const used = context.phase == Phase::kMeasure ? nullptr : &digest;
-  if (absl::Status status = ReadWeights(context, tensor.source, weights, used, cancelled);
-      !status.ok()) {
-    return WithTensor(status, tensor);
+  return ReadInto(context, tensor, *std::move(buffer));
+}
+
+absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context,
+                                                     const PlannedTensor& tensor) {
+  absl::StatusOr<std::optional<PooledBuffer>> buffer =
+      context.pool.TryAcquire(UnitMemoryBytes(context.phase, tensor, context.workers));
+  if (!buffer.ok()) return buffer.status();
+  if (!buffer->has_value()) return std::nullopt;
+  return ReadInto(context, tensor, **std::move(buffer));
+}
+
+absl::Status ReadPieces(const UnitContext& context, UnitRead& first, UnitRead* second) {
+  const auto of_first = ReadPiece(context, first);
+  if (!of_first.ok()) return of_first.status();
+  if (second == nullptr) {
+    if (context.phase != Phase::kMeasure) first.digest.Update(*of_first);
+    return absl::OkStatus();
   }
-  memory.source_sha256 = digest.HexDigest();
+  const auto of_second = ReadPiece(context, *second);
+  if (!of_second.ok()) return of_second.status();
+  // What is only measured is read, and digested, again.
+  if (context.phase != Phase::kMeasure)
+    Sha256::UpdateBoth(first.digest, *of_first, second->digest, *of_second);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
+                                      absl::FunctionRef<bool()> cancelled) {
+  const PlannedTensor& tensor = *read.tensor;
+  UnitMemory memory = std::move(read.memory);
+  if (IsCopy(context, tensor)) return memory;
+  memory.source_sha256 = read.digest.HexDigest();
   absl::StatusOr<std::vector<float>> block_scales =
       ReadBlockScales(context.plan, context.source, tensor);
   if (!block_scales.ok()) return WithTensor(block_scales.status(), tensor);
@@ -296,20 +328,22 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
   const OutputRange& range = tensor.outputs.front();
-  Sha256 digest;
+  const SourceTensor& source = tensor.source;
+  Checksum checksum;
   absl::Status status;
-  for (uint64_t at = 0; at < tensor.source.size_bytes && status.ok(); at += kCopyBytes) {
+  for (uint64_t at = 0; at < source.size_bytes && status.ok(); at += kPieceBytes) {
+    if (cancelled()) return absl::CancelledError("stopped while copying");
     const absl::Span<std::byte> piece =
-        memory.buffer.buffer.span().subspan(0, std::min(kCopyBytes, tensor.source.size_bytes - at));
-    SourceTensor part = tensor.source;
-    part.offset += at;
-    status = ReadWeights(context, part, piece, &digest, cancelled);
-    if (status.ok())
-      status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
+        memory.buffer.buffer.span().subspan(0, std::min(kPieceBytes, source.size_bytes - at));
+    status = context.source.Read(source.file_index, source.offset + at, piece);
+    if (!status.ok()) break;
+    checksum.Update(piece);
+    status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
   }
   if (!status.ok()) return WithTensor(status, tensor);
-  const std::string hex = digest.HexDigest();
-  return UnitRecord{hex, {hex}, false, 0, 0, 0, 0};
+  UnitRecord record;
+  record.output_checksums = {checksum.Value()};
+  return record;
 }
 
 }  // namespace sinq

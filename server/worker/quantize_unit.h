@@ -2,12 +2,15 @@
 #ifndef SINQ_SERVER_WORKER_QUANTIZE_UNIT_H_
 #define SINQ_SERVER_WORKER_QUANTIZE_UNIT_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "server/base/sha256.h"
 #include "server/plan/plan.h"
 #include "server/sink/sink.h"
 #include "server/source/model_source.h"
@@ -42,20 +45,37 @@ struct UnitMemory {
   std::string source_sha256;
 };
 
+// A unit whose weights are on their way from the source to memory.
+struct UnitRead {
+  const PlannedTensor* tensor = nullptr;
+  UnitMemory memory;
+  uint64_t bytes_left = 0;  // of the weights
+  Sha256 digest;            // of the bytes that are there
+};
+
 // `status` with the tensor's name; what kernels refuse becomes kNonFiniteWeight.
 absl::Status WithTensor(const absl::Status& status, const PlannedTensor& tensor);
 // Factors of an FP8 weight's blocks as fp32, empty for others; they count as part of the unit's
 // source bytes.
 absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const ModelSource& source,
                                                    const PlannedTensor& tensor);
-// Whether a unit has arithmetic for a backend; else it goes from ReadUnit to its output at once.
+// Whether a unit has arithmetic for a backend; else it goes from its read to its output at once.
 bool NeedsBackend(Phase phase, const PlannedTensor& tensor);
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers);
-// Takes a unit's memory and, unless it is a copy, reads its weights into it, each byte once,
-// digesting on the way. Waits for the budget: nobody who holds up other units may call it.
-absl::StatusOr<UnitMemory> ReadUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                    absl::FunctionRef<bool()> cancelled);
-// Quantizes what ReadUnit read, or measures its column scale, within the unit's memory; the weights
+// Reading a unit: BeginRead takes its memory, ReadPieces until no bytes are left, FinishRead what
+// else the unit needs. Each byte is read once, and digested on the way. A copy has nothing to read.
+// BeginRead waits for the budget: nobody who holds up other units, or another read, may call it.
+absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, const PlannedTensor& tensor,
+                                   absl::FunctionRef<bool()> cancelled);
+// The same without waiting: nothing if there is no memory now.
+absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context,
+                                                     const PlannedTensor& tensor);
+// The next piece of `first` and, if it is not null, of `second`: digesting both together takes
+// little more than one.
+absl::Status ReadPieces(const UnitContext& context, UnitRead& first, UnitRead* second);
+absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
+                                      absl::FunctionRef<bool()> cancelled);
+// Quantizes what was read, or measures its column scale, within the unit's memory; the weights
 // stay as they are. The code of an error is the backend's.
 absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor,
                          const kernels::Backend& backend, UnitMemory& memory,
@@ -65,7 +85,7 @@ absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTe
                                      UnitMemory& memory, const kernels::TensorStats& stats);
 // The column scale that ComputeUnit measured, as codes.
 UnitRecord MeasuredUnit(const PlannedTensor& tensor, UnitMemory& memory);
-// Multiplies what ReadUnit read by folded scales and writes it, in the output's dtype.
+// Multiplies what was read by folded scales and writes it, in the output's dtype.
 absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     UnitMemory& memory);
 // Moves a tensor as it is, in pieces.

@@ -1,6 +1,8 @@
 #include "server/worker/unit_record.h"
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 
 namespace sinq {
@@ -24,6 +26,23 @@ absl::Status Damaged() {
       "a finished tensor's record in the job store is damaged; delete the job and submit again");
 }
 
+// In hex: a JSON number of 64 bits is not exact for every reader.
+json ChecksumsToJson(absl::Span<const uint64_t> checksums) {
+  json out = json::array();
+  for (const uint64_t checksum : checksums)
+    out.push_back(absl::StrCat(absl::Hex(checksum, absl::kZeroPad16)));
+  return out;
+}
+
+bool ChecksumsFromJson(const json& in, std::vector<uint64_t>& checksums) {
+  for (const json& text : in) {
+    uint64_t checksum = 0;
+    if (!text.is_string() || !absl::SimpleHexAtoi(text.get<std::string>(), &checksum)) return false;
+    checksums.push_back(checksum);
+  }
+  return true;
+}
+
 absl::StatusOr<UnitRecord> MeasurementFromJson(const json& codes) {
   std::string bytes;
   if (!codes.is_string() || !absl::Base64Unescape(codes.get<std::string>(), &bytes) ||
@@ -44,7 +63,9 @@ std::string UnitRecordToJson(const UnitRecord& record) {
     return out.dump();
   }
   out["source_sha256"] = record.source_sha256;
-  out["output_sha256"] = record.output_sha256;
+  if (!record.output_sha256.empty()) out["output_sha256"] = record.output_sha256;
+  if (!record.output_checksums.empty())
+    out["output_xxh3"] = ChecksumsToJson(record.output_checksums);
   if (record.quantized) {
     out["relative_error"] = record.relative_error;
     out["imbalance_before"] = record.imbalance_before;
@@ -60,13 +81,16 @@ std::string UnitRecordToJson(const UnitRecord& record) {
 absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view text) {
   const json in = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (in.is_object() && in.contains("column_codes")) return MeasurementFromJson(in["column_codes"]);
-  const bool shaped = in.is_object() && in.contains("source_sha256") &&
-                      in["source_sha256"].is_string() && in.contains("output_sha256") &&
-                      in["output_sha256"].is_array();
-  if (!shaped) return Damaged();
+  if (!in.is_object() || !in.contains("source_sha256") || !in["source_sha256"].is_string())
+    return Damaged();
+  const json digests = in.value("output_sha256", json::array());
+  const json checksums = in.value("output_xxh3", json::array());
+  if (!digests.is_array() || !checksums.is_array() || (digests.empty() && checksums.empty()))
+    return Damaged();
   UnitRecord record;
   record.source_sha256 = in["source_sha256"].get<std::string>();
-  for (const json& digest : in["output_sha256"]) {
+  if (!ChecksumsFromJson(checksums, record.output_checksums)) return Damaged();
+  for (const json& digest : digests) {
     if (digest.is_string()) record.output_sha256.push_back(digest.get<std::string>());
   }
   const auto number = [&](const char* key) {

@@ -11,9 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
+#include "server/base/aligned_buffer.h"
 #include "server/base/mutex.h"
 #include "server/worker/buffer_pool.h"
-#include "server/worker/host_buffer.h"
 #include "server/worker/quantize_unit.h"
 #include "server/worker/weight_dtype.h"
 
@@ -23,11 +23,6 @@ namespace {
 using nlohmann::json;
 
 constexpr uint64_t kReadBytes = 4 << 20;  // between two looks at `cancelled`
-
-uint64_t Aligned(uint64_t bytes) {
-  constexpr uint64_t kAlignment = HostBuffer::kAlignmentBytes;
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 // One survey; on the stack of SurveyWidths. The thread that runs it reads; the pool's workers do
 // the rest.
@@ -66,8 +61,8 @@ class Survey {
 
   absl::Status ReadAndSubmit(const PlannedTensor& tensor) {
     if (Stopped()) return absl::CancelledError("stopped between tensors");
-    absl::StatusOr<PooledBuffer> buffer = pool_.Acquire(
-        Aligned(tensor.source.size_bytes) + ScratchBytes(tensor), [this] { return Stopped(); });
+    const uint64_t size_bytes = AlignedBytes(tensor.source.size_bytes) + ScratchBytes(tensor);
+    absl::StatusOr<PooledBuffer> buffer = pool_.Acquire(size_bytes, [this] { return Stopped(); });
     if (!buffer.ok()) return WithTensor(buffer.status(), tensor);
     auto item = std::make_shared<Item>(Item{tensor, *std::move(buffer), {}, {}});
     if (absl::Status status = Read(*item); !status.ok()) return WithTensor(status, tensor);
@@ -118,7 +113,7 @@ class Survey {
                                    WeightDtypeOf(source.dtype), item.block_scales};
     item.measured.assign(item.tensor.candidates.size(), {});
     return backend.MeasureErrors(
-        view, item.tensor.candidates, buffer.subspan(Aligned(source.size_bytes)),
+        view, item.tensor.candidates, buffer.subspan(AlignedBytes(source.size_bytes)),
         absl::MakeSpan(item.measured), kernels::RunSerially, [this] { return Stopped(); });
   }
 

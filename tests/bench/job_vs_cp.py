@@ -77,7 +77,7 @@ def measure(where, base, args, flags):
             pairs.append(one_pair(where, base, source, args, flags))
             print(
                 f"  {where}: cp {pairs[-1]['cp']:.2f} s, job {pairs[-1]['job']:.2f} s, "
-                f"ratio {pairs[-1]['job'] / pairs[-1]['cp']:.2f}",
+                f"ratio {pairs[-1]['job'] / pairs[-1]['cp']:.2f}, server's processor time {pairs[-1]['cpu']:.2f} s",
                 flush=True,
             )
         ratios = sorted(p["job"] / p["cp"] for p in pairs)
@@ -90,6 +90,7 @@ def measure(where, base, args, flags):
             "ratio_max": round(ratios[-1], 3),
             "cp_s": round(statistics.median(p["cp"] for p in pairs), 2),
             "job_s": round(statistics.median(p["job"] for p in pairs), 2),
+            "job_cpu_s": round(statistics.median(p["cpu"] for p in pairs), 2),
             "peak_rss_mib": max(p["rss"] for p in pairs) >> 20,
             "read_per_source_byte": round(max(p["read"] for p in pairs) / total, 4),
             "output_gib": round(pairs[0]["output"] / (1 << 30), 2),
@@ -110,15 +111,16 @@ def one_pair(where, base, source, args, flags):
     try:
         if where == "disk":
             drop_caches()
-        before = server.io()["rchar"]
+        before, cpu_before = server.io()["rchar"], server.cpu_seconds()
         job = time_job(server, source, base / "job", flags)
         read, rss = server.io()["rchar"] - before, server.peak_memory_bytes()
+        cpu = server.cpu_seconds() - cpu_before
     finally:
         server.stop()
     output = sum(p.stat().st_size for p in (base / "job").iterdir())
     shutil.rmtree(base / "job")
     shutil.rmtree(home)
-    return {"cp": copy, "job": job, "rss": rss, "read": read, "output": output}
+    return {"cp": copy, "job": job, "cpu": cpu, "rss": rss, "read": read, "output": output}
 
 
 def cpu_name():

@@ -33,6 +33,9 @@ class FaultFile final : public File {
     }
     return inner_->WriteAt(offset, data);
   }
+  void WillSync(uint64_t offset, uint64_t size_bytes) override {
+    inner_->WillSync(offset, size_bytes);
+  }
   absl::Status Preallocate(uint64_t size_bytes) override {
     if (absl::Status fault = plan_->Next(FaultOperation::kPreallocate); !fault.ok()) return fault;
     return inner_->Preallocate(size_bytes);

@@ -35,6 +35,19 @@ TEST(BufferPoolTest, IdleBuffersMakeRoomForALargerOne) {
   EXPECT_EQ(budget.peak_bytes(), 4 * kMi);
 }
 
+TEST(BufferPoolTest, TryAcquireTakesIdleBuffersAndNeverWaits) {
+  MemoryBudget budget(4 * kMi);
+  BufferPool pool(budget);
+  auto held = pool.Acquire(2 * kMi, Never);
+  ASSERT_TRUE(held.ok());
+  const auto none = pool.TryAcquire(3 * kMi);
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_FALSE(none->has_value());
+  EXPECT_TRUE(pool.TryAcquire(2 * kMi)->has_value());
+  pool.Release(*std::move(held));
+  EXPECT_TRUE(pool.TryAcquire(1 * kMi)->has_value());
+}
+
 // Threads that hold one buffer each and want one of another size: none may wait for a buffer that
 // lies idle.
 TEST(BufferPoolTest, ATightBudgetNeverLocksUp) {

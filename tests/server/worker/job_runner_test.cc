@@ -16,6 +16,7 @@
 #include "kernels/half.h"
 #include "nlohmann/json.hpp"
 #include "server/base/error.h"
+#include "server/base/sha256.h"
 #include "server/sink/sink.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fault_file_system.h"
@@ -111,6 +112,20 @@ class JobRunnerTest : public testing::Test {
   Lease lease_;
   std::atomic<StopReason> stop_ = StopReason::kNone;
 };
+
+// Of each tensor of a safetensors file.
+std::map<std::string, std::string> DigestsIn(const std::string& file) {
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
+  const auto header = nlohmann::json::parse(file.substr(8, header_bytes));
+  std::map<std::string, std::string> digests;
+  for (const auto& [name, tensor] : header.items()) {
+    if (name == "__metadata__") continue;
+    const uint64_t begin = tensor["data_offsets"][0], end = tensor["data_offsets"][1];
+    digests[name] = Sha256Hex(file.substr(8 + header_bytes + begin, end - begin));
+  }
+  return digests;
+}
 
 TEST_F(JobRunnerTest, PublishesShardsSideFilesAndAManifestThatListsThem) {
   const auto content = UndisturbedContent();
@@ -294,6 +309,46 @@ TEST_F(JobRunnerTest, ADrainedJobKeepsItsWorkAndGoesOn) {
                   .status.ok());
   EXPECT_EQ(again, 6 - static_cast<int>(units->size()));
   EXPECT_EQ(Content("drained"), expected);
+}
+
+// A finished tensor is not done again, so it had better be there.
+TEST_F(JobRunnerTest, AFinishedTensorThatWasDamagedMeanwhileIsNoticed) {
+  Queue("out");
+  runner_->Run(job_, lease_, stop_, [&](const JobProgress&, absl::string_view tensor) {
+    if (!tensor.empty()) stop_ = StopReason::kDrain;
+  });
+  stop_ = StopReason::kNone;
+  ASSERT_FALSE(store_->FinishedUnits(job_.id)->empty());
+  for (const auto& entry : fs::recursive_directory_iterator(temp_.path())) {
+    if (entry.path().parent_path().extension() != ".partial") continue;
+    if (entry.path().extension() == ".safetensors") fs::remove(entry.path());
+  }
+  ASSERT_TRUE(store_->Release(lease_).ok());
+  Acquire();
+  const absl::Status status = Run();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("other bytes than were written"));
+  EXPECT_FALSE(temp_.Exists("out"));
+  EXPECT_FALSE(HasStaging());
+}
+
+// What the digests say is not taken on trust from those who made them.
+TEST_F(JobRunnerTest, TheManifestHasTheDigestsOfSourceAndOutput) {
+  const auto content = UndisturbedContent();
+  const auto manifest = nlohmann::json::parse(content.at(std::string(kManifestFileName)));
+  for (const auto& file : manifest["files"])
+    EXPECT_EQ(file["sha256"], Sha256Hex(content.at(file["name"])));
+  std::map<std::string, std::string> written;  // tensor -> digest
+  for (const auto& [name, bytes] : content) {
+    if (fs::path(name).extension() != ".safetensors") continue;
+    for (const auto& [tensor, digest] : DigestsIn(bytes)) written[tensor] = digest;
+  }
+  const auto source = DigestsIn(temp_.Read("m/model.safetensors"));
+  for (const auto& tensor : manifest["tensors"]) {
+    EXPECT_EQ(tensor["source_sha256"], source.at(tensor["name"])) << tensor;
+    for (const auto& output : tensor["outputs"])
+      EXPECT_EQ(output["sha256"], written.at(output["name"])) << output;
+  }
 }
 
 TEST_F(JobRunnerTest, ACancelledJobLeavesNothing) {
