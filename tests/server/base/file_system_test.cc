@@ -50,6 +50,9 @@ TEST_F(DirectoryTest, WritesAndReads) {
   ASSERT_TRUE((*file)->Preallocate(10).ok());
   EXPECT_EQ(*(*file)->Size(), 10u);
   ASSERT_TRUE((*file)->WriteAt(3, Bytes("abc")).ok());
+  (*file)->WillSync(3, 3);
+  (*file)->WillSync(UINT64_MAX - 1, 5);  // hints of nonsense are no harm
+  (*file)->WillRead(UINT64_MAX - 1, 5);
   ASSERT_TRUE((*file)->Sync().ok());
   EXPECT_EQ(ReadAll(*dir_, "f"), std::string("\0\0\0abc\0\0\0\0", 10));
   ASSERT_TRUE((*file)->Preallocate(4).ok());  // shorter

@@ -185,6 +185,7 @@ TEST_F(LocalSourceTest, ReadsAreBoundedByTheFile) {
   EXPECT_FALSE((*source)->Read(1, 0, absl::MakeSpan(out)).ok());
   EXPECT_FALSE((*source)->Read(-1, 0, absl::MakeSpan(out)).ok());
   EXPECT_TRUE((*source)->Read(0, size - 4, absl::MakeSpan(out)).ok());
+  for (const int file : {-1, 0, 1}) (*source)->WillRead(file, size - 4, UINT64_MAX);  // only hints
 }
 
 TEST_F(LocalSourceTest, ManyShardsDoNotEatDescriptors) {
