@@ -59,26 +59,16 @@ absl::StatusOr<CodeSums> SumCodes(const Plan& plan, const FoldPair& pair,
 
 }  // namespace
 
-absl::StatusOr<FoldScales> FoldScales::Make(const Plan& plan, const ModelSource& source,
-                                            const std::map<std::string, UnitRecord>& measured) {
-  FoldScales scales(plan);
-  for (size_t i = 0; i < scales.pairs_.size(); ++i) {
-    if (!plan.fold.pairs[i].folded()) continue;
-    if (absl::Status status = scales.MakePair(i, source, measured); !status.ok()) return status;
-  }
-  return scales;
-}
-
-absl::Status FoldScales::MakePair(size_t number, const ModelSource& source,
-                                  const std::map<std::string, UnitRecord>& measured) {
-  const FoldPair& pair = plan_->fold.pairs[number];
+absl::Status FoldScales::Add(int number, const ModelSource& source,
+                             const std::map<std::string, UnitRecord>& measured) {
+  const FoldPair& pair = PairAt(number);
   const absl::StatusOr<CodeSums> sums = SumCodes(*plan_, pair, measured);
   if (!sums.ok()) return sums.status();
   std::vector<float> wanted;
   wanted.reserve(sums->by_channel.size());
   for (const int64_t sum : sums->by_channel)
     wanted.push_back(kernels::SharedScale(sum, sums->count, pair.power_of_two));
-  PairScales& scales = pairs_[number];
+  PairScales& scales = pairs_[static_cast<size_t>(number)];
   scales.realized = wanted;
   const int vector = VectorOf(pair);
   if (vector < 0) return absl::OkStatus();

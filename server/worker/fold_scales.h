@@ -1,4 +1,4 @@
-// The folded column scales of a plan, made from what its measuring phase found.
+// The folded column scales of a plan, made pair by pair from what was measured.
 #ifndef SINQ_SERVER_WORKER_FOLD_SCALES_H_
 #define SINQ_SERVER_WORKER_FOLD_SCALES_H_
 
@@ -16,13 +16,18 @@
 
 namespace sinq {
 
-// Immutable; thread-safe. Arithmetic: kernels/README.md section 13.
+// Thread-safe, as long as a pair is added before anybody asks for a tensor that it scales.
+// Arithmetic: kernels/README.md section 13.
 class FoldScales {
  public:
-  // `measured`: the records of Phase::kMeasure by tensor name, one for each measured tensor of the
-  // plan. Reads the norms and biases of `source`. DataLoss if a record does not fit its tensor.
-  static absl::StatusOr<FoldScales> Make(const Plan& plan, const ModelSource& source,
-                                         const std::map<std::string, UnitRecord>& measured);
+  // Has no scales yet. The plan outlives it.
+  explicit FoldScales(const Plan& plan) : plan_(&plan), pairs_(plan.fold.pairs.size()) {}
+
+  // Makes the scales of one folded pair. `measured`: the records of Phase::kMeasure by tensor name,
+  // one for each of its measured consumers. Reads the pair's norm or bias of `source`. DataLoss if
+  // a record does not fit its tensor.
+  absl::Status Add(int pair, const ModelSource& source,
+                   const std::map<std::string, UnitRecord>& measured);
 
   // Factors for kernels::MatrixView; empty where nothing is folded. `tensor` is a matrix.
   std::vector<float> RowFactors(const PlannedTensor& tensor) const;
@@ -36,16 +41,12 @@ class FoldScales {
     std::vector<float> wanted;    // only for producers with a vector
     std::vector<float> realized;  // what consumers are divided by
   };
-  explicit FoldScales(const Plan& plan) : plan_(&plan), pairs_(plan.fold.pairs.size()) {}
-
-  absl::Status MakePair(size_t number, const ModelSource& source,
-                        const std::map<std::string, UnitRecord>& measured);
   const FoldPair& PairAt(int number) const {
     return plan_->fold.pairs[static_cast<size_t>(number)];
   }
 
   const Plan* plan_;
-  std::vector<PairScales> pairs_;  // empty for refused ones
+  std::vector<PairScales> pairs_;  // empty until added
 };
 
 }  // namespace sinq

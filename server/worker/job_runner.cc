@@ -66,11 +66,10 @@ class Attempt {
     if (absl::Status status = Plan(); !status.ok()) return status;
     if (absl::Status status = OpenOutput(); !status.ok()) return status;
     if (already_published_) return FinishPublished();
-    if (absl::Status status = Measure(); !status.ok()) return status;
     Enter(JobStage::kQuantize);
     Checkpointer checkpointer(plan_, Phase::kQuantize, *sink_, store_, lease_,
                               options_.checkpoint_interval);
-    if (absl::Status status = RunPhase(Phase::kQuantize, checkpointer); !status.ok()) return status;
+    if (absl::Status status = Quantize(checkpointer); !status.ok()) return status;
     Enter(JobStage::kCommit);
     return Commit(checkpointer);
   }
@@ -232,45 +231,45 @@ class Attempt {
     return sink_->WriteAt(file.name, 0, Bytes(file.header));
   }
 
-  // Folding: the column scales of all layers that share one, before any of them is written. They
-  // are durable when this returns.
-  absl::Status Measure() {
-    if (!plan_.fold.active()) return absl::OkStatus();
-    Enter(JobStage::kMeasure);
-    Checkpointer checkpointer(plan_, Phase::kMeasure, *sink_, store_, lease_,
-                              options_.checkpoint_interval);
-    if (absl::Status status = RunPhase(Phase::kMeasure, checkpointer); !status.ok()) return status;
-    if (absl::Status status = checkpointer.Finish(false); !status.ok()) return status;
-    absl::StatusOr<FoldScales> scales = FoldScales::Make(plan_, *source_, checkpointer.records());
-    if (!scales.ok()) return scales.status();
-    scales_ = *std::move(scales);
-    return absl::OkStatus();
-  }
-
-  absl::Status RunPhase(Phase phase, Checkpointer& checkpointer) {
-    const absl::Status status = RunUnits(phase, checkpointer);
-    if (status.ok()) return status;
+  // Folding: column scales are measured on the way. They need not be durable before they are used,
+  // because the next attempt would measure the same; what is durable need not be measured again.
+  absl::Status Quantize(Checkpointer& checkpointer) {
+    std::optional<Checkpointer> measuring;
+    if (plan_.fold.active()) {
+      measuring.emplace(plan_, Phase::kMeasure, *sink_, store_, lease_,
+                        options_.checkpoint_interval);
+    }
+    absl::Status status = RunUnits(measuring ? &*measuring : nullptr, checkpointer);
     // Keeps what is done, for the next attempt.
-    const absl::Status kept = checkpointer.Finish(false);
-    return absl::IsCancelled(status) && !kept.ok() ? kept : status;
+    absl::Status kept = measuring ? measuring->Finish(false) : absl::OkStatus();
+    if (!status.ok()) kept.Update(checkpointer.Finish(false));
+    return status.ok() || (absl::IsCancelled(status) && !kept.ok()) ? kept : status;
   }
 
-  absl::Status RunUnits(Phase phase, Checkpointer& checkpointer) {
-    std::set<std::string> finished;
-    if (absl::Status status = TakeFinished(phase, checkpointer, finished); !status.ok())
+  absl::Status RunUnits(Checkpointer* measuring, Checkpointer& quantizing) {
+    PhaseLedger quantized{quantizing, {}};
+    if (absl::Status status = TakeFinished(Phase::kQuantize, quantized); !status.ok())
       return status;
+    std::optional<PhaseLedger> measured;
+    std::optional<FoldScales> scales;
+    if (measuring != nullptr) {
+      scales.emplace(plan_);
+      measured.emplace(PhaseLedger{*measuring, {}});
+      if (absl::Status status = TakeFinished(Phase::kMeasure, *measured); !status.ok())
+        return status;
+    }
     BufferPool pool(budget_, workers_.host_memory());
-    const UnitContext context{plan_, *source_, workers_,           *sink_,
-                              pool,  phase,    activations_.get(), scales_ ? &*scales_ : nullptr};
-    Pipeline pipeline(context, checkpointer, metrics_, on_progress_);
+    FoldScales* const folded = scales ? &*scales : nullptr;
+    const UnitContext context{plan_, *source_, workers_, *sink_, pool, activations_.get(), folded};
+    Pipeline pipeline(context, measured ? &*measured : nullptr, folded, quantized, budget_,
+                      metrics_, on_progress_);
     const absl::Status status =
-        pipeline.Run(finished, progress_, [this] { return stop_.load() != StopReason::kNone; });
+        pipeline.Run(progress_, [this] { return stop_.load() != StopReason::kNone; });
     progress_ = pipeline.progress();
     return status;
   }
 
-  absl::Status TakeFinished(Phase phase, Checkpointer& checkpointer,
-                            std::set<std::string>& finished) {
+  absl::Status TakeFinished(Phase phase, PhaseLedger& ledger) {
     const absl::StatusOr<std::vector<FinishedUnit>> units = store_.FinishedUnits(job_.id);
     if (!units.ok()) return units.status();
     std::map<std::string, std::string> records;
@@ -281,8 +280,8 @@ class Attempt {
       if (found == records.end()) continue;
       absl::StatusOr<UnitRecord> record = UnitRecordFromJson(found->second);
       if (!record.ok()) return record.status();
-      checkpointer.AddDurable(tensor, *std::move(record));
-      finished.insert(tensor.source.name);
+      ledger.checkpointer.AddDurable(tensor, *record);
+      ledger.finished.emplace(tensor.source.name, *std::move(record));
       CountDone(tensor);
     }
     return absl::OkStatus();
@@ -347,7 +346,6 @@ class Attempt {
   std::unique_ptr<ActivationFile> activations_;  // if the recipe names one
   sinq::Plan plan_;
   std::unique_ptr<Sink> sink_;
-  std::optional<FoldScales> scales_;  // once measured
   bool already_published_ = false;
   JobProgress progress_;
   std::chrono::steady_clock::time_point stage_begin_;

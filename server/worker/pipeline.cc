@@ -15,70 +15,169 @@ constexpr uint64_t kThroughputFromBytes = 1 << 20;  // smaller tensors say nothi
 
 }  // namespace
 
-absl::Status Pipeline::Run(const std::set<std::string>& finished, JobProgress progress,
-                           absl::FunctionRef<bool()> stopped) {
+Pipeline::Pipeline(const UnitContext& context, PhaseLedger* measuring, FoldScales* scales,
+                   PhaseLedger& quantizing, MemoryBudget& budget, Metrics& metrics,
+                   OnProgress on_progress)
+    : context_(context),
+      measuring_(measuring),
+      scales_(scales),
+      quantizing_(quantizing),
+      metrics_(metrics),
+      on_progress_(on_progress),
+      stages_(FoldStagesOf(context.plan)),
+      has_scales_(stages_.size(), false),
+      unmeasured_(stages_.size(), 0),
+      kept_(budget, [this] { return IsIdle(); }) {}
+
+absl::Status Pipeline::Run(JobProgress progress, absl::FunctionRef<bool()> stopped) {
   {
     MutexLock lock(&mutex_);
     progress_ = progress;
+    if (measuring_ != nullptr) measured_ = measuring_->finished;
   }
   const auto cancelled = [&] {
-    return failed_.load(std::memory_order_relaxed) || stopped() || checkpointer_.Failed();
+    return failed_.load(std::memory_order_relaxed) || stopped() ||
+           quantizing_.checkpointer.Failed() ||
+           (measuring_ != nullptr && measuring_->checkpointer.Failed());
   };
   const kernels::DeviceStats before = context_.workers.DeviceTotals();
-  if (absl::Status status = ReadAhead(UnitsLeft(finished), cancelled); !status.ok()) Fail(status);
+  if (absl::Status status = ReadAhead(StepsLeft(), cancelled); !status.ok()) Fail(status);
   AwaitAll();
   ObserveDeviceStages(before);
   MutexLock lock(&mutex_);
   return status_;
 }
 
-Pipeline::Units Pipeline::UnitsLeft(const std::set<std::string>& finished) const {
-  Units left;
-  for (const PlannedTensor& tensor : context_.plan.tensors) {
-    if (HasUnit(context_.phase, tensor) && !finished.contains(tensor.source.name))
-      left.push_back(&tensor);
+std::vector<Pipeline::Step> Pipeline::StepsLeft() {
+  std::vector<Step> steps;
+  for (size_t stage = 0; stage <= stages_.size(); ++stage) {
+    if (stage < stages_.size()) AddMeasuring(stage, steps);
+    if (stage > 0) AddQuantizing(stage - 1, steps);
   }
-  std::reverse(left.begin(), left.end());
-  return left;
+  std::reverse(steps.begin(), steps.end());
+  return steps;
+}
+
+bool Pipeline::IsQuantized(const FoldStage& stage) const {
+  return std::all_of(stage.tensors.begin(), stage.tensors.end(), [this](int index) {
+    const PlannedTensor& tensor = TensorAt(index);
+    return !HasUnit(Phase::kQuantize, tensor) ||
+           quantizing_.finished.contains(tensor.source.name);
+  });
+}
+
+void Pipeline::AddMeasuring(size_t stage, std::vector<Step>& steps) {
+  const bool is_needed = !IsQuantized(stages_[stage]);
+  for (const int index : stages_[stage].tensors) {
+    const PlannedTensor& tensor = TensorAt(index);
+    if (!HasUnit(Phase::kMeasure, tensor) || measuring_->finished.contains(tensor.source.name))
+      continue;
+    if (is_needed) {
+      steps.push_back({Phase::kMeasure, stage, index});
+    } else {
+      MutexLock lock(&mutex_);
+      CountUnit(tensor);
+    }
+  }
+}
+
+void Pipeline::AddQuantizing(size_t stage, std::vector<Step>& steps) const {
+  for (const int index : stages_[stage].tensors) {
+    const PlannedTensor& tensor = TensorAt(index);
+    if (HasUnit(Phase::kQuantize, tensor) && !quantizing_.finished.contains(tensor.source.name))
+      steps.push_back({Phase::kQuantize, stage, index});
+  }
 }
 
 // Here and not on a worker: one that waits for memory would hold up those that have it.
-absl::Status Pipeline::ReadAhead(Units waiting, Cancelled cancelled) {
-  std::vector<UnitRead> reads;
+absl::Status Pipeline::ReadAhead(std::vector<Step> waiting, Cancelled cancelled) {
+  std::vector<Reading> reads;
   while (!waiting.empty() || !reads.empty()) {
     absl::Status status = BeginReads(waiting, reads, cancelled);
     if (status.ok() && cancelled()) status = absl::CancelledError("stopped while reading");
-    if (status.ok() && !reads.empty())
-      status = ReadPieces(context_, reads.front(), reads.size() > 1 ? &reads.back() : nullptr);
+    if (status.ok() && !reads.empty()) {
+      UnitRead* const second = reads.size() > 1 ? &reads.back().read : nullptr;
+      status = ReadPieces(context_, reads.front().read, second);
+    }
     if (status.ok()) status = SubmitComplete(reads, cancelled);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::BeginReads(Units& waiting, std::vector<UnitRead>& reads,
+absl::Status Pipeline::BeginReads(std::vector<Step>& waiting, std::vector<Reading>& reads,
                                   Cancelled cancelled) {
   while (!waiting.empty() && reads.size() < kReadsAtOnce) {
-    absl::StatusOr<std::optional<UnitRead>> read = std::nullopt;
+    const Step step = waiting.back();
+    if (step.phase == Phase::kQuantize && !has_scales_[step.stage]) {
+      // What is being read may have to be measured for it.
+      if (!reads.empty()) return absl::OkStatus();
+      if (absl::Status status = MakeScales(step.stage); !status.ok()) return status;
+    }
     AwaitRoomBeside(reads.size());
     if (cancelled()) return absl::CancelledError("stopped between tensors");
-    if (reads.empty()) {
-      read = BeginRead(context_, *waiting.back(), cancelled);
-    } else {
-      read = TryBeginRead(context_, *waiting.back());
-    }
+    absl::StatusOr<std::optional<UnitRead>> read = Begin(step, reads.empty(), cancelled);
     if (!read.ok()) return read.status();
     if (!read->has_value()) return absl::OkStatus();
     waiting.pop_back();
-    reads.push_back(**std::move(read));
+    reads.push_back({step, **std::move(read)});
     if (absl::Status status = SubmitComplete(reads, cancelled); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::SubmitComplete(std::vector<UnitRead>& reads, Cancelled cancelled) {
+absl::StatusOr<std::optional<UnitRead>> Pipeline::Begin(const Step& step, bool may_wait,
+                                                        Cancelled cancelled) {
+  const PlannedTensor& tensor = TensorAt(step.index);
+  if (step.phase == Phase::kQuantize) {
+    if (std::optional<UnitMemory> kept = kept_.Take(step.index))
+      return ReadOfKept(tensor, *std::move(kept));
+  }
+  uint64_t kept_bytes =
+      step.phase == Phase::kMeasure ? KeptMemoryBytes(tensor, context_.workers) : 0;
+  if (kept_bytes > 0 && !kept_.Admit(kept_bytes)) kept_bytes = 0;
+  absl::StatusOr<std::optional<UnitRead>> read = std::nullopt;
+  if (may_wait) {
+    read = BeginRead(context_, step.phase, tensor, kept_bytes, cancelled);
+  } else {
+    read = TryBeginRead(context_, step.phase, tensor, kept_bytes);
+  }
+  if (kept_bytes > 0 && (!read.ok() || !read->has_value())) kept_.Drop(kept_bytes);
+  return read;
+}
+
+absl::Status Pipeline::MakeScales(size_t stage) {
+  has_scales_[stage] = true;
+  if (stages_[stage].pairs.empty()) return absl::OkStatus();
+  std::map<std::string, UnitRecord> measured;
+  {
+    const auto all_measured = [this, stage] {
+      mutex_.AssertHeld();
+      return unmeasured_[stage] == 0;
+    };
+    MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&all_measured));
+    if (!status_.ok()) return status_;
+    for (const int index : stages_[stage].tensors) {
+      auto record = measured_.extract(TensorAt(index).source.name);
+      if (!record.empty()) measured.insert(std::move(record));
+    }
+  }
+  for (const int pair : stages_[stage].pairs) {
+    absl::Status status = scales_->Add(pair, context_.source, measured);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+bool Pipeline::IsIdle() const {
+  MutexLock lock(&mutex_);
+  return in_flight_ == 0;
+}
+
+absl::Status Pipeline::SubmitComplete(std::vector<Reading>& reads, Cancelled cancelled) {
   for (auto read = reads.begin(); read != reads.end();) {
-    if (read->bytes_left > 0) {
+    if (read->read.bytes_left > 0) {
       ++read;
       continue;
     }
@@ -108,17 +207,20 @@ void Pipeline::AwaitAll() {
   mutex_.Await(absl::Condition(&none_left));
 }
 
-absl::Status Pipeline::Submit(UnitRead read, Cancelled cancelled) {
-  const PlannedTensor& tensor = *read.tensor;
-  absl::StatusOr<UnitMemory> memory = FinishRead(context_, std::move(read), cancelled);
+absl::Status Pipeline::Submit(Reading reading, Cancelled cancelled) {
+  const Step step = reading.step;
+  const bool was_kept = reading.read.was_kept;
+  absl::StatusOr<UnitMemory> memory = FinishRead(context_, std::move(reading.read), cancelled);
   if (!memory.ok()) return memory.status();
-  const auto item = std::make_shared<Item>(Item{tensor, *std::move(memory), {}, 0});
+  const auto item = std::make_shared<Item>(
+      Item{step, TensorAt(step.index), *std::move(memory), was_kept, {}, 0});
   {
     MutexLock lock(&mutex_);
     ++in_flight_;
+    if (step.phase == Phase::kMeasure) ++unmeasured_[step.stage];
   }
   WorkerTask task;
-  if (NeedsBackend(context_.phase, item->tensor)) {
+  if (NeedsBackend(step.phase, item->tensor)) {
     task.compute = [this, item, cancelled](const kernels::Backend& backend) {
       return Compute(*item, backend, cancelled);
     };
@@ -135,7 +237,7 @@ absl::Status Pipeline::Compute(Item& item, const kernels::Backend& backend, Canc
   if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
   const auto begin = std::chrono::steady_clock::now();
   absl::Status status =
-      ComputeUnit(context_, item.tensor, backend, item.memory, cancelled, &item.stats);
+      ComputeUnit(item.step.phase, item.tensor, backend, item.memory, cancelled, &item.stats);
   item.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return status;
 }
@@ -144,20 +246,29 @@ void Pipeline::Finish(Item& item, const absl::Status& computed, absl::string_vie
                       Cancelled cancelled) {
   absl::StatusOr<UnitRecord> record =
       computed.ok() ? Write(item, cancelled) : absl::StatusOr<UnitRecord>(computed);
-  context_.pool.Release(std::move(item.memory.buffer));
+  GiveBack(item, record.ok());
   if (!record.ok()) {
     Fail(record.status());
   } else {
     if (record->quantized) Count(item, worker_kind);
-    Done(item.tensor, *std::move(record));
+    Done(item, *std::move(record));
   }
   MutexLock lock(&mutex_);
+  if (item.step.phase == Phase::kMeasure) --unmeasured_[item.step.stage];
   --in_flight_;  // last: Run may return now
+}
+
+void Pipeline::GiveBack(Item& item, bool succeeded) {
+  const uint64_t kept_bytes =
+      item.step.phase == Phase::kMeasure ? item.memory.kept_bytes : 0;
+  if (kept_bytes > 0 && succeeded) return kept_.Keep(item.step.index, std::move(item.memory));
+  if (kept_bytes > 0) kept_.Drop(kept_bytes);
+  context_.pool.Release(std::move(item.memory.buffer));
 }
 
 absl::StatusOr<UnitRecord> Pipeline::Write(Item& item, Cancelled cancelled) {
   if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
-  if (context_.phase == Phase::kMeasure) return MeasuredUnit(item.tensor, item.memory);
+  if (item.step.phase == Phase::kMeasure) return MeasuredUnit(item.tensor, item.memory);
   if (item.tensor.action == TensorAction::kCopy)
     return CopyUnit(context_, item.tensor, item.memory, cancelled);
   if (item.tensor.action == TensorAction::kFold)
@@ -172,18 +283,27 @@ void Pipeline::Fail(const absl::Status& status) {
   failed_ = true;
 }
 
-void Pipeline::Done(const PlannedTensor& tensor, UnitRecord record) {
-  const bool measured = context_.phase == Phase::kMeasure;
+void Pipeline::Done(const Item& item, UnitRecord record) {
+  const PlannedTensor& tensor = item.tensor;
+  const bool measured = item.step.phase == Phase::kMeasure;
   const absl::string_view action = measured ? "measure" : ActionName(tensor.action);
   metrics_.Add("sinq_tensors_total", 1, {{"action", std::string(action)}});
-  metrics_.Add("sinq_weight_bytes_in_total", static_cast<double>(tensor.source.size_bytes),
+  metrics_.Add("sinq_weight_bytes_in_total",
+               item.was_kept ? 0 : static_cast<double>(tensor.source.size_bytes),
                {{"source", "file"}});
   double bytes_out = 0;
   for (const OutputRange& range : tensor.outputs)
     bytes_out += measured ? 0 : static_cast<double>(range.tensor.size_bytes);
   metrics_.Add("sinq_weight_bytes_out_total", bytes_out, {{"sink", "dir"}});
-  checkpointer_.Add(tensor, std::move(record));
+  UnitRecord codes;
+  if (measured) codes.column_codes = record.column_codes;
+  (measured ? *measuring_ : quantizing_).checkpointer.Add(tensor, std::move(record));
   MutexLock lock(&mutex_);
+  if (measured) measured_[tensor.source.name] = std::move(codes);
+  CountUnit(tensor);
+}
+
+void Pipeline::CountUnit(const PlannedTensor& tensor) {
   ++progress_.tensors_done;
   progress_.bytes_done += tensor.source.size_bytes;
   on_progress_(progress_, tensor.source.name);

@@ -1,12 +1,18 @@
-// Reads ahead, computes and writes all unfinished tensors of one phase of a plan at once, within
-// the memory budget.
+// Reads ahead, measures, computes and writes all unfinished tensors of a plan at once, within the
+// memory budget.
+//
+// Where column scales are folded a tensor is measured some time before it can be quantized. The
+// plan is then gone through by stages (fold_stages.h), each measured one ahead of the one that is
+// quantized, so that workers always have something to do, and what was read to be measured is kept
+// for its second turn (kept_units.h).
 #ifndef SINQ_SERVER_WORKER_PIPELINE_H_
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 
 #include <atomic>
 #include <cstddef>
+#include <map>
 #include <memory>
-#include <set>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +24,17 @@
 #include "server/base/mutex.h"
 #include "server/job/job.h"
 #include "server/worker/checkpointer.h"
+#include "server/worker/fold_stages.h"
+#include "server/worker/kept_units.h"
 #include "server/worker/quantize_unit.h"
 
 namespace sinq {
+
+// Where the units of one phase go, and what an earlier attempt did of it: records by tensor name.
+struct PhaseLedger {
+  Checkpointer& checkpointer;
+  std::map<std::string, UnitRecord> finished;
+};
 
 // One use: construct, Run. The thread that runs it reads, two units side by side where there is
 // memory for both, because two digests take little more time than one. The pool's workers do the
@@ -28,60 +42,90 @@ namespace sinq {
 class Pipeline {
  public:
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)>;
-  Pipeline(const UnitContext& context, Checkpointer& checkpointer, Metrics& metrics,
-           OnProgress on_progress)
-      : context_(context),
-        checkpointer_(checkpointer),
-        metrics_(metrics),
-        on_progress_(on_progress) {}
+  // `measuring` and `scales` (the context's, without any yet): of a plan that folds, else null.
+  Pipeline(const UnitContext& context, PhaseLedger* measuring, FoldScales* scales,
+           PhaseLedger& quantizing, MemoryBudget& budget, Metrics& metrics,
+           OnProgress on_progress);
 
-  // All units of the context's phase but the tensors named in `finished`. The first error, or
-  // Cancelled once `stopped` is true.
-  absl::Status Run(const std::set<std::string>& finished, JobProgress progress,
-                   absl::FunctionRef<bool()> stopped);
+  // All units but those that the ledgers have. The first error, or Cancelled once `stopped` is
+  // true.
+  absl::Status Run(JobProgress progress, absl::FunctionRef<bool()> stopped);
   JobProgress progress() const;
 
  private:
+  // One unit, in the order of the steps.
+  struct Step {
+    Phase phase;
+    size_t stage;
+    int index;  // into Plan::tensors
+  };
+  struct Reading {
+    Step step;
+    UnitRead read;
+  };
   struct Item {
+    Step step;
     const PlannedTensor& tensor;
     UnitMemory memory;
+    bool was_kept;  // its weights were not read again
     kernels::TensorStats stats;
     double seconds = 0;  // of quantizing
   };
   using Cancelled = absl::FunctionRef<bool()>;
 
-  using Units = std::vector<const PlannedTensor*>;
-
-  absl::Status ReadAhead(Units waiting, Cancelled cancelled);
-  // The units of the phase that are not in `finished`, the first one last.
-  Units UnitsLeft(const std::set<std::string>& finished) const;
+  absl::Status ReadAhead(std::vector<Step> waiting, Cancelled cancelled);
+  // All that the ledgers do not have, the first one last.
+  std::vector<Step> StepsLeft();
+  void AddMeasuring(size_t stage, std::vector<Step>& steps);
+  void AddQuantizing(size_t stage, std::vector<Step>& steps) const;
+  bool IsQuantized(const FoldStage& stage) const;
   // Moves units from `waiting` to `reads`, as many as there is room for: at least one if there is
   // none, which may have to wait. What has nothing to read goes on at once.
-  absl::Status BeginReads(Units& waiting, std::vector<UnitRead>& reads, Cancelled cancelled);
-  absl::Status SubmitComplete(std::vector<UnitRead>& reads, Cancelled cancelled);
+  absl::Status BeginReads(std::vector<Step>& waiting, std::vector<Reading>& reads,
+                          Cancelled cancelled);
+  // Nothing if there is no memory now and the unit must not wait for it.
+  absl::StatusOr<std::optional<UnitRead>> Begin(const Step& step, bool may_wait,
+                                                Cancelled cancelled);
+  absl::Status SubmitComplete(std::vector<Reading>& reads, Cancelled cancelled);
+  // Waits until all of the stage is measured, and makes its scales.
+  absl::Status MakeScales(size_t stage) ABSL_LOCKS_EXCLUDED(mutex_);
+  const PlannedTensor& TensorAt(int index) const {
+    return context_.plan.tensors[static_cast<size_t>(index)];
+  }
+  bool IsIdle() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Until the pool has few enough of this job's tensors for `reads` to go on and one to be begun.
   // What waits for a worker then keeps the workers busy, so a read may as well wait for its mate.
   void AwaitRoomBeside(size_t reads) ABSL_LOCKS_EXCLUDED(mutex_);
   void AwaitAll() ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status Submit(UnitRead read, Cancelled cancelled);
+  absl::Status Submit(Reading reading, Cancelled cancelled);
   absl::Status Compute(Item& item, const kernels::Backend& backend, Cancelled cancelled);
   void Finish(Item& item, const absl::Status& computed, absl::string_view worker_kind,
               Cancelled cancelled);
   absl::StatusOr<UnitRecord> Write(Item& item, Cancelled cancelled);
+  // The unit's memory, to be kept or used again.
+  void GiveBack(Item& item, bool succeeded);
   void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Done(const PlannedTensor& tensor, UnitRecord record) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Done(const Item& item, UnitRecord record) ABSL_LOCKS_EXCLUDED(mutex_);
+  void CountUnit(const PlannedTensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Count(const Item& item, absl::string_view worker_kind);
   void ObserveDeviceStages(const kernels::DeviceStats& before);
 
   const UnitContext& context_;
-  Checkpointer& checkpointer_;
+  PhaseLedger* const measuring_;
+  FoldScales* const scales_;
+  PhaseLedger& quantizing_;
   Metrics& metrics_;
   const OnProgress on_progress_;
+  const std::vector<FoldStage> stages_;
+  std::vector<bool> has_scales_;  // by stage; only the thread that reads
   std::atomic<bool> failed_ = false;
   mutable Mutex mutex_;
   int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // items that the pool has
+  std::vector<int> unmeasured_ ABSL_GUARDED_BY(mutex_);  // submitted, by stage
+  std::map<std::string, UnitRecord> measured_ ABSL_GUARDED_BY(mutex_);  // of stages to come
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   JobProgress progress_ ABSL_GUARDED_BY(mutex_);
+  KeptUnits kept_;  // last: asks the others whether it is idle
 };
 
 }  // namespace sinq

@@ -23,18 +23,21 @@ const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) 
   return context.plan.files[static_cast<size_t>(range.file_index)];
 }
 
-bool IsCopy(const UnitContext& context, const PlannedTensor& tensor) {
-  return context.phase == Phase::kQuantize && tensor.action == TensorAction::kCopy;
+bool IsCopy(Phase phase, const PlannedTensor& tensor) {
+  return phase == Phase::kQuantize && tensor.action == TensorAction::kCopy;
 }
 
-UnitRead ReadInto(const UnitContext& context, const PlannedTensor& tensor, PooledBuffer buffer) {
+UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& tensor,
+                  uint64_t kept_bytes, PooledBuffer buffer) {
   const SourceTensor& source = tensor.source;
   context.source.WillRead(source.file_index, source.offset, source.size_bytes);
   UnitRead read;
+  read.phase = phase;
   read.tensor = &tensor;
   read.memory.buffer = std::move(buffer);
   read.memory.weights_bytes = tensor.source.size_bytes;
-  if (!IsCopy(context, tensor)) read.bytes_left = tensor.source.size_bytes;
+  read.memory.kept_bytes = kept_bytes;
+  if (!IsCopy(phase, tensor)) read.bytes_left = tensor.source.size_bytes;
   return read;
 }
 
@@ -68,7 +71,7 @@ uint64_t ActivationBytes(Phase phase, const PlannedTensor& tensor) {
 
 absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& tensor,
                              UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
-  memory.activation_bytes = ActivationBytes(context.phase, tensor);
+  memory.activation_bytes = ActivationBytes(Phase::kQuantize, tensor);
   if (memory.activation_bytes == 0) return absl::OkStatus();
   const ActivationTensor& from = *tensor.activations;
   std::byte* const begin = memory.buffer.buffer.data() + AlignedBytes(memory.weights_bytes);
@@ -205,48 +208,73 @@ uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerP
          workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
 }
 
-absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, const PlannedTensor& tensor,
-                                   absl::FunctionRef<bool()> cancelled) {
-  absl::StatusOr<PooledBuffer> buffer =
-      context.pool.Acquire(UnitMemoryBytes(context.phase, tensor, context.workers), cancelled);
-  if (!buffer.ok()) return buffer.status();
-  return ReadInto(context, tensor, *std::move(buffer));
+uint64_t KeptMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers) {
+  return std::max(UnitMemoryBytes(Phase::kMeasure, tensor, workers),
+                  UnitMemoryBytes(Phase::kQuantize, tensor, workers));
 }
 
-absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context,
-                                                     const PlannedTensor& tensor) {
-  absl::StatusOr<std::optional<PooledBuffer>> buffer =
-      context.pool.TryAcquire(UnitMemoryBytes(context.phase, tensor, context.workers));
+absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, Phase phase,
+                                   const PlannedTensor& tensor, uint64_t kept_bytes,
+                                   absl::FunctionRef<bool()> cancelled) {
+  const uint64_t bytes =
+      kept_bytes > 0 ? kept_bytes : UnitMemoryBytes(phase, tensor, context.workers);
+  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(bytes, cancelled);
+  if (!buffer.ok()) return buffer.status();
+  return ReadInto(context, phase, tensor, kept_bytes, *std::move(buffer));
+}
+
+absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context, Phase phase,
+                                                     const PlannedTensor& tensor,
+                                                     uint64_t kept_bytes) {
+  const uint64_t bytes =
+      kept_bytes > 0 ? kept_bytes : UnitMemoryBytes(phase, tensor, context.workers);
+  absl::StatusOr<std::optional<PooledBuffer>> buffer = context.pool.TryAcquire(bytes);
   if (!buffer.ok()) return buffer.status();
   if (!buffer->has_value()) return std::nullopt;
-  return ReadInto(context, tensor, **std::move(buffer));
+  return ReadInto(context, phase, tensor, kept_bytes, **std::move(buffer));
+}
+
+UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory) {
+  UnitRead read;
+  read.tensor = &tensor;
+  read.memory = std::move(memory);
+  read.was_kept = true;
+  return read;
 }
 
 absl::Status ReadPieces(const UnitContext& context, UnitRead& first, UnitRead* second) {
   const auto of_first = ReadPiece(context, first);
   if (!of_first.ok()) return of_first.status();
   if (second == nullptr) {
-    if (context.phase != Phase::kMeasure) first.digest.Update(*of_first);
+    if (first.IsDigested()) first.digest.Update(*of_first);
     return absl::OkStatus();
   }
   const auto of_second = ReadPiece(context, *second);
   if (!of_second.ok()) return of_second.status();
-  // What is only measured is read, and digested, again.
-  if (context.phase != Phase::kMeasure)
+  if (first.IsDigested() && second->IsDigested()) {
     Sha256::UpdateBoth(first.digest, *of_first, second->digest, *of_second);
+  } else if (first.IsDigested()) {
+    first.digest.Update(*of_first);
+  } else if (second->IsDigested()) {
+    second->digest.Update(*of_second);
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
                                       absl::FunctionRef<bool()> cancelled) {
   const PlannedTensor& tensor = *read.tensor;
+  const bool digested = read.IsDigested();
   UnitMemory memory = std::move(read.memory);
-  if (IsCopy(context, tensor)) return memory;
-  memory.source_sha256 = read.digest.HexDigest();
-  absl::StatusOr<std::vector<float>> block_scales =
-      ReadBlockScales(context.plan, context.source, tensor);
-  if (!block_scales.ok()) return WithTensor(block_scales.status(), tensor);
-  memory.block_scales = *std::move(block_scales);
+  if (IsCopy(read.phase, tensor)) return memory;
+  if (!read.was_kept) {
+    if (digested) memory.source_sha256 = read.digest.HexDigest();
+    absl::StatusOr<std::vector<float>> block_scales =
+        ReadBlockScales(context.plan, context.source, tensor);
+    if (!block_scales.ok()) return WithTensor(block_scales.status(), tensor);
+    memory.block_scales = *std::move(block_scales);
+  }
+  if (read.phase == Phase::kMeasure) return memory;
   if (absl::Status status = ReadActivations(context, tensor, memory, cancelled); !status.ok())
     return WithTensor(status, tensor);
   if (context.scales != nullptr && tensor.source.shape.size() == 2) {
@@ -256,12 +284,12 @@ absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
   return memory;
 }
 
-absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor,
-                         const kernels::Backend& backend, UnitMemory& memory,
-                         absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats) {
+absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const kernels::Backend& backend,
+                         UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
+                         kernels::TensorStats* stats) {
   absl::Span<std::byte> scratch;
   absl::Status status;
-  if (context.phase == Phase::kMeasure) {
+  if (phase == Phase::kMeasure) {
     const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
     status = backend.MeasureColumns(ViewOf(tensor, memory), tensor.params, scratch, t,
                                     kernels::RunSerially, cancelled);

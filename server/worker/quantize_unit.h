@@ -28,9 +28,8 @@ struct UnitContext {
   WorkerPool& workers;
   Sink& sink;
   BufferPool& pool;
-  Phase phase = Phase::kQuantize;
   const ActivationFile* activations = nullptr;  // if the plan has them
-  const FoldScales* scales = nullptr;           // of Phase::kQuantize, if the plan folds
+  const FoldScales* scales = nullptr;           // if the plan folds
 };
 
 // A unit's memory: [weights | activations | planes or, measuring, t | scratch] in one buffer, so
@@ -43,14 +42,20 @@ struct UnitMemory {
   uint64_t activation_bytes = 0;                   // between weights and planes
   kernels::ActivationView activations;             // of them
   std::string source_sha256;
+  uint64_t kept_bytes = 0;  // what KeptUnits counts it as; 0: it is not to be kept
 };
 
 // A unit whose weights are on their way from the source to memory.
 struct UnitRead {
+  Phase phase = Phase::kQuantize;
   const PlannedTensor* tensor = nullptr;
   UnitMemory memory;
   uint64_t bytes_left = 0;  // of the weights
+  bool was_kept = false;    // its weights were there already
   Sha256 digest;            // of the bytes that are there
+
+  // What is only measured, and not kept, will be read again and digested then.
+  bool IsDigested() const { return phase == Phase::kQuantize || memory.kept_bytes > 0; }
 };
 
 // `status` with the tensor's name; what kernels refuse becomes kNonFiniteWeight.
@@ -65,11 +70,18 @@ uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerP
 // Reading a unit: BeginRead takes its memory, ReadPieces until no bytes are left, FinishRead what
 // else the unit needs. Each byte is read once, and digested on the way. A copy has nothing to read.
 // BeginRead waits for the budget: nobody who holds up other units, or another read, may call it.
-absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, const PlannedTensor& tensor,
+// `kept_bytes`: KeptMemoryBytes of a unit that is measured now and quantized in the same memory
+// later; else 0.
+absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, Phase phase,
+                                   const PlannedTensor& tensor, uint64_t kept_bytes,
                                    absl::FunctionRef<bool()> cancelled);
 // The same without waiting: nothing if there is no memory now.
-absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context,
-                                                     const PlannedTensor& tensor);
+absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context, Phase phase,
+                                                     const PlannedTensor& tensor,
+                                                     uint64_t kept_bytes);
+// The same for Phase::kQuantize of a unit that was kept: nothing is left to read.
+UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory);
+uint64_t KeptMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers);
 // The next piece of `first` and, if it is not null, of `second`: digesting both together takes
 // little more than one.
 absl::Status ReadPieces(const UnitContext& context, UnitRead& first, UnitRead* second);
@@ -77,9 +89,9 @@ absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
                                       absl::FunctionRef<bool()> cancelled);
 // Quantizes what was read, or measures its column scale, within the unit's memory; the weights
 // stay as they are. The code of an error is the backend's.
-absl::Status ComputeUnit(const UnitContext& context, const PlannedTensor& tensor,
-                         const kernels::Backend& backend, UnitMemory& memory,
-                         absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats);
+absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const kernels::Backend& backend,
+                         UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
+                         kernels::TensorStats* stats);
 // Writes the planes that ComputeUnit made at their planned places.
 absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
                                      UnitMemory& memory, const kernels::TensorStats& stats);

@@ -1,0 +1,53 @@
+#include "server/worker/kept_units.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace sinq {
+
+KeptUnits::KeptUnits(MemoryBudget& budget, std::function<bool()> is_idle)
+    : budget_(budget), is_idle_(std::move(is_idle)), limit_bytes_(budget.budget_bytes() / 2) {
+  budget_.AddReclaimer(*this);
+}
+
+KeptUnits::~KeptUnits() { budget_.RemoveReclaimer(*this); }
+
+bool KeptUnits::Admit(uint64_t size_bytes) {
+  MutexLock lock(&mutex_);
+  if (size_bytes > limit_bytes_ - admitted_bytes_) return false;
+  admitted_bytes_ += size_bytes;
+  return true;
+}
+
+void KeptUnits::Keep(int tensor, UnitMemory memory) {
+  MutexLock lock(&mutex_);
+  units_.insert_or_assign(tensor, std::move(memory));
+}
+
+void KeptUnits::Drop(uint64_t size_bytes) {
+  MutexLock lock(&mutex_);
+  admitted_bytes_ -= size_bytes;
+}
+
+std::optional<UnitMemory> KeptUnits::Take(int tensor) {
+  MutexLock lock(&mutex_);
+  const auto found = units_.find(tensor);
+  if (found == units_.end()) return std::nullopt;
+  std::optional<UnitMemory> memory(std::move(found->second));
+  units_.erase(found);
+  admitted_bytes_ -= memory->kept_bytes;
+  return memory;
+}
+
+void KeptUnits::GiveUpIdle() {
+  if (!is_idle_()) return;
+  std::map<int, UnitMemory> given_up;
+  {
+    MutexLock lock(&mutex_);
+    given_up.swap(units_);
+    for (const auto& [unused, memory] : given_up) admitted_bytes_ -= memory.kept_bytes;
+  }
+  // Destroyed outside the lock: giving memory back takes its time.
+}
+
+}  // namespace sinq
