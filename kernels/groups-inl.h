@@ -58,6 +58,16 @@ HWY_INLINE VF SumOf(const float* y, int group) {
   return total;
 }
 
+HWY_INLINE VF SumOfSquares(const float* y, int group) {
+  const DF d;
+  VF total = hn::Zero(d);
+  for (int k = 0; k < group; ++k) {
+    const VF value = hn::Load(d, y + static_cast<size_t>(k) * kLanes);
+    total = Fma(value, value, total);
+  }
+  return total;
+}
+
 HWY_INLINE void RangeOf(const float* y, int group, VF* low, VF* high) {
   const DF d;
   *low = *high = hn::Load(d, y);
