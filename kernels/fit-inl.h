@@ -160,11 +160,11 @@ HWY_INLINE Fit StepFit(const float* y, int group, const Fit& from, VF total,
 }
 
 // The scale with which the codes are as long as the values along them: least squares alone would
-// make every weight, and so the layer's output, a little too small. `total`: the sum of y.
-HWY_INLINE VF UnbiasedScale(const float* y, int group, const Fit& fit, VF total) {
+// make every weight, and so the layer's output, a little too small.
+HWY_INLINE VF UnbiasedScale(const Fit& fit, const Totals& y) {
   const DF d;
-  const VF product = Fma(hn::Neg(fit.zero), total, fit.sums.products);
-  const VF scale = hn::Mul(SumOfSquares(y, group), Reciprocal(product));
+  const VF product = Fma(hn::Neg(fit.zero), y.values, fit.sums.products);
+  const VF scale = hn::Mul(y.squares, Reciprocal(product));
   const VF length = hn::Abs(scale), given = hn::Abs(fit.scale);
   const auto same_sign = hn::Gt(hn::Mul(scale, fit.scale), hn::Zero(d));
   const auto is_near = hn::And(hn::Ge(length, hn::Mul(hn::Set(d, 0.8f), given)),
@@ -178,16 +178,16 @@ HWY_INLINE Fit Search(const float* y, int group, const Range& whole, const FitPa
                       const Levels& levels) {
   Fit best = RangeFit(y, group, whole, 1.0f, params, levels);
   if (!params.refine) return best;
-  const VF total = SumOf(y, group);
-  Fit step = StepFit(y, group, best, total, params, levels);
+  const Totals totals = TotalsOf(y, group);
+  Fit step = StepFit(y, group, best, totals.values, params, levels);
   for (const float shrink : {0.9f, 0.8f}) {
     const Fit range = RangeFit(y, group, whole, shrink, params, levels);
     KeepBetter(best, range);
-    KeepBetter(step, StepFit(y, group, range, total, params, levels));
+    KeepBetter(step, StepFit(y, group, range, totals.values, params, levels));
   }
   KeepBetter(best, step);
-  KeepBetter(best, StepFit(y, group, step, total, params, levels));
-  best.scale = UnbiasedScale(y, group, best, total);
+  KeepBetter(best, StepFit(y, group, step, totals.values, params, levels));
+  best.scale = UnbiasedScale(best, totals);
   return best;
 }
 
@@ -254,14 +254,15 @@ HWY_INLINE Fit SearchSymmetric(const float* y, int group, VF extreme, VF middle,
   Fit best = shrunk(1.15f);
   for (const float shrink : {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f})
     KeepBetter(best, shrunk(shrink));
-  const VF n = hn::Set(d, static_cast<float>(group)), total = SumOf(y, group);
-  const VF product = Fma(hn::Neg(middle), total, best.sums.products);
+  const Totals totals = TotalsOf(y, group);
+  const VF n = hn::Set(d, static_cast<float>(group));
+  const VF product = Fma(hn::Neg(middle), totals.values, best.sums.products);
   const VF square =
       Fma(middle, Fma(n, middle, hn::Mul(hn::Set(d, -2.0f), best.sums.levels)), best.sums.squares);
   const VF refined = hn::Mul(product, Reciprocal(IfPositive(square, hn::Zero(d))));
   const VF scale = hn::IfThenElse(hn::Eq(refined, hn::Zero(d)), best.scale, refined);
   KeepBetter(best, {scale, middle, Score(y, group, scale, middle, levels)});
-  best.scale = UnbiasedScale(y, group, best, total);
+  best.scale = UnbiasedScale(best, totals);
   return best;
 }
 
@@ -308,7 +309,7 @@ void ScoreTile(const Tile& tile, const float* u, const FitParams& params, const 
                const float* zero, float* error, float* power) {
   ForRows(tile, u, [&](int64_t i, float* y) {
     if (params.rounding == Rounding::kHadamard) TransformLanes(y, tile.group);
-    const VF square = SumOfSquares(y, tile.group);
+    const VF square = TotalsOf(y, tile.group).squares;
     const VF miss = SquaredError(y, tile.group, params, RowFactors(scale, i, tile.rows),
                                  RowFactors(zero, i, tile.rows));
     StoreRows(miss, i, tile.rows, error);

@@ -58,14 +58,19 @@ HWY_INLINE VF SumOf(const float* y, int group) {
   return total;
 }
 
-HWY_INLINE VF SumOfSquares(const float* y, int group) {
+struct Totals {
+  VF values, squares;
+};
+// In one pass: each sum alone waits for its own last addition.
+HWY_INLINE Totals TotalsOf(const float* y, int group) {
   const DF d;
-  VF total = hn::Zero(d);
+  Totals totals{hn::Zero(d), hn::Zero(d)};
   for (int k = 0; k < group; ++k) {
     const VF value = hn::Load(d, y + static_cast<size_t>(k) * kLanes);
-    total = Fma(value, value, total);
+    totals.values = hn::Add(totals.values, value);
+    totals.squares = Fma(value, value, totals.squares);
   }
-  return total;
+  return totals;
 }
 
 HWY_INLINE void RangeOf(const float* y, int group, VF* low, VF* high) {
