@@ -159,21 +159,35 @@ HWY_INLINE Fit StepFit(const float* y, int group, const Fit& from, VF total,
   return {scale, zero, Score(y, group, scale, zero, levels)};
 }
 
+// The scale with which the codes are as long as the values along them: least squares alone would
+// make every weight, and so the layer's output, a little too small.
+HWY_INLINE VF UnbiasedScale(const Fit& fit, const Totals& y) {
+  const DF d;
+  const VF product = Fma(hn::Neg(fit.zero), y.values, fit.sums.products);
+  const VF scale = hn::Mul(y.squares, Reciprocal(product));
+  const VF length = hn::Abs(scale), given = hn::Abs(fit.scale);
+  const auto same_sign = hn::Gt(hn::Mul(scale, fit.scale), hn::Zero(d));
+  const auto is_near = hn::And(hn::Ge(length, hn::Mul(hn::Set(d, 0.8f), given)),
+                               hn::Le(length, hn::Mul(hn::Set(d, 1.25f), given)));
+  return hn::IfThenElse(hn::And(same_sign, is_near), scale, fit.scale);
+}
+
 // Three ranges and the steps from them (README.md section 4.1).
 template <class Levels, class Range>
 HWY_INLINE Fit Search(const float* y, int group, const Range& whole, const FitParams& params,
                       const Levels& levels) {
   Fit best = RangeFit(y, group, whole, 1.0f, params, levels);
   if (!params.refine) return best;
-  const VF total = SumOf(y, group);
-  Fit step = StepFit(y, group, best, total, params, levels);
+  const Totals totals = TotalsOf(y, group);
+  Fit step = StepFit(y, group, best, totals.values, params, levels);
   for (const float shrink : {0.9f, 0.8f}) {
     const Fit range = RangeFit(y, group, whole, shrink, params, levels);
     KeepBetter(best, range);
-    KeepBetter(step, StepFit(y, group, range, total, params, levels));
+    KeepBetter(step, StepFit(y, group, range, totals.values, params, levels));
   }
   KeepBetter(best, step);
-  KeepBetter(best, StepFit(y, group, step, total, params, levels));
+  KeepBetter(best, StepFit(y, group, step, totals.values, params, levels));
+  best.scale = UnbiasedScale(best, totals);
   return best;
 }
 
@@ -240,13 +254,15 @@ HWY_INLINE Fit SearchSymmetric(const float* y, int group, VF extreme, VF middle,
   Fit best = shrunk(1.15f);
   for (const float shrink : {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f})
     KeepBetter(best, shrunk(shrink));
+  const Totals totals = TotalsOf(y, group);
   const VF n = hn::Set(d, static_cast<float>(group));
-  const VF product = Fma(hn::Neg(middle), SumOf(y, group), best.sums.products);
+  const VF product = Fma(hn::Neg(middle), totals.values, best.sums.products);
   const VF square =
       Fma(middle, Fma(n, middle, hn::Mul(hn::Set(d, -2.0f), best.sums.levels)), best.sums.squares);
   const VF refined = hn::Mul(product, Reciprocal(IfPositive(square, hn::Zero(d))));
   const VF scale = hn::IfThenElse(hn::Eq(refined, hn::Zero(d)), best.scale, refined);
   KeepBetter(best, {scale, middle, Score(y, group, scale, middle, levels)});
+  best.scale = UnbiasedScale(best, totals);
   return best;
 }
 
@@ -291,14 +307,9 @@ HWY_INLINE VF SquaredError(const float* y, int group, const FitParams& params, V
 
 void ScoreTile(const Tile& tile, const float* u, const FitParams& params, const float* scale,
                const float* zero, float* error, float* power) {
-  const DF d;
   ForRows(tile, u, [&](int64_t i, float* y) {
     if (params.rounding == Rounding::kHadamard) TransformLanes(y, tile.group);
-    VF square = hn::Zero(d);
-    for (size_t k = 0; k < static_cast<size_t>(tile.group); ++k) {
-      const VF value = hn::Load(d, y + k * kLanes);
-      square = Fma(value, value, square);
-    }
+    const VF square = TotalsOf(y, tile.group).squares;
     const VF miss = SquaredError(y, tile.group, params, RowFactors(scale, i, tile.rows),
                                  RowFactors(zero, i, tile.rows));
     StoreRows(miss, i, tile.rows, error);

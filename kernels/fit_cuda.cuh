@@ -39,6 +39,14 @@ __device__ float SumOf(const float (&y)[kGroup]) {
   return sum;
 }
 
+template <int kGroup>
+__device__ float SumOfSquares(const float (&y)[kGroup]) {
+  float sum = 0;
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) sum = Fma(y[k], y[k], sum);
+  return sum;
+}
+
 // What a value is coded as. kBook = 0: the nearest of 0, 1, .. top; else the last of kBook levels
 // whose lower bound is under the value.
 template <int kBook>
@@ -150,6 +158,16 @@ __device__ GroupFit StepCandidate(const GroupFit& from, float total, const FitRu
   return fit;
 }
 
+// The scale with which the codes are as long as the values along them; `fit` is scored.
+template <int kGroup>
+__device__ float UnbiasedScale(const float (&y)[kGroup], const GroupFit& fit, float total) {
+  const float product = Fma(-fit.zero, total, fit.products);
+  const float scale = Mul(SumOfSquares(y), Reciprocal(product));
+  const float length = Magnitude(scale), given = Magnitude(fit.scale);
+  const bool is_near = length >= Mul(0.8f, given) && length <= Mul(1.25f, given);
+  return Mul(scale, fit.scale) > 0 && is_near ? scale : fit.scale;
+}
+
 // R1, S1, R2, S2, R3, S3, then the step from the best S: one loop, so that the unrolled coding is
 // in the program once.
 template <int kBook, int kGroup>
@@ -175,6 +193,7 @@ __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const Cover& cove
       best = Better(Better(best, best_step), next);
     }
   }
+  best.scale = UnbiasedScale(y, best, total);
   return best;
 }
 
@@ -242,6 +261,7 @@ __device__ GroupFit SearchSymmetric(const float (&y)[kGroup], float extreme,
     Score<0>(y, rules, next);
     best = n == 0 ? next : Better(best, next);
   }
+  best.scale = UnbiasedScale(y, best, total);
   return best;
 }
 

@@ -58,6 +58,21 @@ HWY_INLINE VF SumOf(const float* y, int group) {
   return total;
 }
 
+struct Totals {
+  VF values, squares;
+};
+// In one pass: each sum alone waits for its own last addition.
+HWY_INLINE Totals TotalsOf(const float* y, int group) {
+  const DF d;
+  Totals totals{hn::Zero(d), hn::Zero(d)};
+  for (int k = 0; k < group; ++k) {
+    const VF value = hn::Load(d, y + static_cast<size_t>(k) * kLanes);
+    totals.values = hn::Add(totals.values, value);
+    totals.squares = Fma(value, value, totals.squares);
+  }
+  return totals;
+}
+
 HWY_INLINE void RangeOf(const float* y, int group, VF* low, VF* high) {
   const DF d;
   *low = *high = hn::Load(d, y);

@@ -2,18 +2,20 @@
 """The quality tables of RESULTS.md: our ways of quantizing against RTN, HQQ and the authors' SINQ, in one run.
 
 usage: build/venv/bin/python tests/bench/quality_table.py [--model DIR --tokens FILE] [--bits 4 3] [--group 64 128]
-                                                          [--only language|encoder]
+                                                          [--only language|encoder] [--ways REGEX]
 Language model: KL(original || quantized) and what goes with it (tests/interop/quality.py) on the given token ids.
 Encoder: real pre-trained weights, mean 1 - cosine of sentence embeddings (tests/interop/encoder.py).
 Our side is a sinqd of build/release/bin (SINQ_BIN), read back by readers that share no code with it; the other side is
 PyPI's sinq on the CPU in F32. "vs authors": against the authors' SINQ with the same bits, groups and storage of scales.
-Prints Markdown. A way that this sinqd does not have is left out and named on standard error.
+Prints Markdown; --ways limits the rows to names that match, but the authors' SINQ and our default are always there. A
+way that this sinqd does not have is left out and named on standard error.
 """
 
 import argparse
 import contextlib
 import json
 import pathlib
+import re
 import sys
 
 import torch
@@ -104,10 +106,14 @@ def published(server, source, out, flags):
     return out
 
 
-def rows_of(server, home, subject, bits, group):
-    """[(name, bits per weight, figures)], ours and the authors'."""
+def wanted(ways, pattern, always):
+    return [way for way in ways if way[0] == always or re.search(pattern, way[0])]
+
+
+def rows_of(server, home, subject, bits, group, pattern):
+    """[(name, bits per weight, figures)], ours and the authors'. "default" names the layers that both quantize."""
     rows, modules, size = [], None, None
-    for name, flags in OURS + (FOLDED if subject.folds else []):
+    for name, flags in wanted(OURS + (FOLDED if subject.folds else []), pattern, "default"):
         out = home / f"{type(subject).__name__}-{bits}-{group}-{len(rows)}"
         flags = ["--bits", str(bits), "--group-size", str(group), *flags, *subject.excluded]
         if published(server, subject.directory, out, flags) is None:
@@ -117,7 +123,7 @@ def rows_of(server, home, subject, bits, group):
             modules, size = list(native.dense_tensors(out)[1]), width
         rows.append((name, width, subject.figures(dense)))
     theirs = []
-    for name, base in THEIRS:
+    for name, base in wanted(THEIRS, pattern, BASELINE):
         with contextlib.redirect_stdout(sys.stderr):
             dense = authors.quantize_dense(subject.directory, modules, bits=bits, group_size=group, base=base)
         theirs.append((name, size, subject.figures(dense)))
@@ -143,6 +149,7 @@ def main():
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3])
     parser.add_argument("--group", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--only", choices=("language", "encoder"))
+    parser.add_argument("--ways", default="", help="regular expression: only rows whose name has a match")
     parser.add_argument("--json", help="also write all figures to this file")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -155,7 +162,7 @@ def main():
                 subject = makers[kind]()
                 for bits in args.bits:
                     for group in args.group:
-                        rows = rows_of(server, home, subject, bits, group)
+                        rows = rows_of(server, home, subject, bits, group, args.ways)
                         everything[f"{kind}/{bits}/{group}"] = {n: {"bits": b, **f} for n, b, f in rows}
                         print(f"\n{kind}, {bits} bits, groups of {group}\n\n{table(subject, rows)}", flush=True)
         finally:

@@ -89,7 +89,7 @@ def compare(reference, other, ids, batch=8):
     """Both are log probabilities [sequences, length, vocabulary]."""
     kl, picked, same = [], np.zeros(2), []
     for a, b, part in zip(reference.split(batch), other.split(batch), ids.split(batch)):
-        kl.append((a.double().exp() * (a.double() - b.double())).sum(-1).flatten())
+        kl.append((a.exp() * (a - b)).sum(-1, dtype=torch.float64).flatten())
         same.append((a.argmax(-1) == b.argmax(-1)).flatten())
         picked += [lp[:, :-1].double().gather(-1, part[:, 1:, None]).sum().item() for lp in (a, b)]
     kl, predicted = torch.cat(kl).numpy(), ids.shape[0] * (ids.shape[1] - 1)

@@ -242,7 +242,8 @@ Totals TotalsOf(const GoldenCase& golden, AuxStorage aux, bool symmetric) {
   const double top = (1 << params.bits) - 1;
   Totals totals;
   for (const std::vector<float>& y : BalancedGroups(golden)) {
-    const ReferenceGroup fit = ReferenceFit(y, params, aux), plain = ReferenceFit(y, range, aux);
+    const ReferenceGroup fit = ReferenceFit(y, params, aux, ScaleRule::kLeastError),
+                         plain = ReferenceFit(y, range, aux);
     const double ours = GroupError(y, fit.scale, fit.zero, top),
                  minmax = GroupError(y, plain.scale, plain.zero, top);
     if (!symmetric) {
@@ -274,6 +275,48 @@ TEST_P(SearchTest, IsAsGoodAsTheFullOneAndNeverWorseThanMinMax) {
           << AuxName(aux) << (symmetric ? " symmetric" : "");
       EXPECT_LE(totals.ours, totals.range * (1 + 1e-6))
           << AuxName(aux) << (symmetric ? " symmetric" : "");
+    }
+  }
+}
+
+// ---------------------------------------------------------------- the unbiased scale
+
+// Over all groups: y * y', y * y and the squared error, y' being y as it is coded.
+struct Projection {
+  double along = 0, power = 0, error = 0;
+  double Shortfall() const { return 1 - along / power; }
+};
+
+Projection ProjectionOf(const std::vector<std::vector<float>>& groups, const QuantParams& params,
+                        ScaleRule rule) {
+  const double top = (1 << params.bits) - 1;
+  Projection sums;
+  for (const std::vector<float>& y : groups) {
+    const ReferenceGroup fit = ReferenceFit(y, params, params.aux, rule);
+    const double scale = static_cast<double>(fit.scale), zero = static_cast<double>(fit.zero);
+    const Moments m = MomentsOf(y, scale, zero, top);
+    sums.along += scale * (m.qy - zero * m.y);
+    sums.power += std::inner_product(y.begin(), y.end(), y.begin(), 0.0);
+    sums.error += GroupError(y, scale, zero, top);
+  }
+  return sums;
+}
+
+// The fit with the least error shortens the weights by its relative error. What is stored gives
+// more than half of that back (not all: codes are the nearest ones for the new scale) and costs
+// little more than the square of it.
+TEST(UnbiasedScaleTest, TheWeightsKeepTheirLength) {
+  const std::vector<std::vector<float>> groups =
+      BalancedGroups(LoadGolden(SINQ_GOLDEN_DIR, "sinq_b4_wide"));
+  for (const int bits : {2, 3, 4}) {
+    for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16}) {
+      const QuantParams params{Method::kSinq, Profile::kDefault, aux, bits, 64, false};
+      const Projection least = ProjectionOf(groups, params, ScaleRule::kLeastError),
+                       stored = ProjectionOf(groups, params, ScaleRule::kUnbiased);
+      EXPECT_NEAR(least.Shortfall() / (least.error / least.power), 1, 0.2) << bits;
+      EXPECT_GT(stored.Shortfall(), 0) << bits;
+      EXPECT_LT(stored.Shortfall(), 0.5 * least.Shortfall()) << bits;
+      EXPECT_LT(stored.error / least.error, 1 + 2 * least.error / least.power) << bits;
     }
   }
 }

@@ -63,8 +63,10 @@ TileBalance ReferenceBalance(const std::vector<float>& tile, int64_t rows, int g
 TileBalance ReferenceUnbalanced(const std::vector<float>& tile, int64_t rows, int group,
                                 const QuantParams& params);
 // Profile default: scale and zero of one group from its balanced values (README.md sections 4 and
-// 9.1).
-ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& params, AuxStorage aux);
+// 9.1). kLeastError leaves out the last step of the search, for tests of the search alone.
+enum class ScaleRule : uint8_t { kUnbiased, kLeastError };
+ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& params, AuxStorage aux,
+                            ScaleRule rule = ScaleRule::kUnbiased);
 // Every code of the tensor's plane kCodes, unpacked to [N*K] row-major.
 std::vector<int> UnpackCodes(const std::byte* packed, int bits, int64_t rows, int64_t cols,
                              int group);

@@ -116,7 +116,8 @@ ReferenceGroup RangeOf(const std::vector<float>& y, float a, const QuantParams& 
   return {s, Zeta(-(lo * Rcp(s)), params)};
 }
 
-ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& params) {
+// What the search finds; its scale is not unbiased yet.
+Candidate SearchAsymmetric(const std::vector<float>& y, const QuantParams& params) {
   const auto scored = [&](ReferenceGroup group) {
     return Candidate{group, ScoreOf(y, group.scale, group.zero, params)};
   };
@@ -124,22 +125,17 @@ ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& par
     return scored(LeastSquares(from.score, from.group.scale, PlainSum(y),
                                static_cast<float>(y.size()), params));
   };
-  if (params.method == Method::kRtn) return RangeOf(y, 1.0f, params);
   const Candidate one = scored(RangeOf(y, 1.0f, params)), nine = scored(RangeOf(y, 0.9f, params)),
                   eight = scored(RangeOf(y, 0.8f, params));
   Candidate step = stepped(one);
   for (const Candidate& range : {nine, eight}) step = Better(step, stepped(range));
   Candidate best = one;
   for (const Candidate& next : {nine, eight, step, stepped(step)}) best = Better(best, next);
-  return best.group;
+  return best;
 }
 
-ReferenceGroup FitSymmetric(const std::vector<float>& y, const QuantParams& params) {
-  const float h = static_cast<float>(1 << (params.bits - 1));
-  const float low = *std::min_element(y.begin(), y.end()),
-              high = *std::max_element(y.begin(), y.end());
-  const float e = -low > high ? low : high;
-  if (params.method == Method::kRtn) return {std::abs(e) * (1.0f / (h - 1)), h};
+Candidate SearchSymmetric(const std::vector<float>& y, float e, float h,
+                          const QuantParams& params) {
   const auto scaled = [&](float s) { return Candidate{{s, h}, ScoreOf(y, s, h, params)}; };
   const auto shrunk = [&](float a) { return scaled(-e * a * (1 / h)); };
   Candidate best = shrunk(1.15f);
@@ -150,7 +146,37 @@ ReferenceGroup FitSymmetric(const std::vector<float>& y, const QuantParams& para
   const float den = std::fma(h, std::fma(g, h, -2.0f * best.score.a), best.score.b);
   float s = den > 0 ? num * Rcp(den) : 0.0f;
   if (s == 0) s = best.group.scale;
-  return Better(best, scaled(s)).group;
+  return Better(best, scaled(s));
+}
+
+float UnbiasedScale(const std::vector<float>& y, const Candidate& fit) {
+  float v = 0;
+  for (const float value : y) v = std::fma(value, value, v);
+  const float num = std::fma(-fit.group.zero, PlainSum(y), fit.score.c);
+  const float s = fit.group.scale, s3 = v * Rcp(num);
+  const bool near = 0.8f * std::abs(s) <= std::abs(s3) && std::abs(s3) <= 1.25f * std::abs(s);
+  return s3 * s > 0 && near ? s3 : s;
+}
+
+ReferenceGroup Chosen(const std::vector<float>& y, const Candidate& best, ScaleRule rule) {
+  if (rule == ScaleRule::kLeastError) return best.group;
+  return {UnbiasedScale(y, best), best.group.zero};
+}
+
+ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& params,
+                             ScaleRule rule) {
+  if (params.method == Method::kRtn) return RangeOf(y, 1.0f, params);
+  return Chosen(y, SearchAsymmetric(y, params), rule);
+}
+
+ReferenceGroup FitSymmetric(const std::vector<float>& y, const QuantParams& params,
+                            ScaleRule rule) {
+  const float h = static_cast<float>(1 << (params.bits - 1));
+  const float low = *std::min_element(y.begin(), y.end()),
+              high = *std::max_element(y.begin(), y.end());
+  const float e = -low > high ? low : high;
+  if (params.method == Method::kRtn) return {std::abs(e) * (1.0f / (h - 1)), h};
+  return Chosen(y, SearchSymmetric(y, e, h, params), rule);
 }
 
 }  // namespace
@@ -245,7 +271,8 @@ std::vector<float> Hadamard(std::vector<float> y) {
   return y;
 }
 
-ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& given, AuxStorage aux) {
+ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& given, AuxStorage aux,
+                            ScaleRule rule) {
   QuantParams params = given;
   params.aux = aux;
   const bool empty = std::all_of(y.begin(), y.end(), [](float value) { return value == 0; });
@@ -257,7 +284,7 @@ ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& give
     if (IsBook(RoundingOf(params.method))) return {std::abs(y[0]), 0.0f};
     return {std::abs(y[0]), y[0] > 0 ? lowest : 1.0f};
   }
-  return params.symmetric ? FitSymmetric(y, params) : FitAsymmetric(y, params);
+  return params.symmetric ? FitSymmetric(y, params, rule) : FitAsymmetric(y, params, rule);
 }
 
 }  // namespace sinq::kernels
