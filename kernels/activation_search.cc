@@ -9,9 +9,6 @@
 namespace sinq::kernels {
 namespace {
 
-constexpr float kLeastFactor = 1e-4f;
-constexpr float kUpstreamRangeFloor = 1e-4f;
-
 absl::Status CheckFinite(absl::Span<const float> values, int64_t cols, const char* what) {
   for (size_t i = 0; i < values.size(); ++i) {
     if (std::isfinite(values[i])) continue;

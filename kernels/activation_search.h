@@ -5,13 +5,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/activation_rules.h"
 #include "kernels/arena.h"
 #include "kernels/quant_params.h"
 #include "kernels/tile_pass.h"
 
 namespace sinq::kernels {
-
-inline constexpr int kAlphaSteps = 20;  // alpha = 0, 1/20 .. 19/20
 
 // InvalidArgument unless `in` has finite samples or second moments of its width (one of them).
 absl::Status CheckActivations(const MatrixView& in);

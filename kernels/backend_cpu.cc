@@ -3,7 +3,9 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/matrix_check.h"
 #include "kernels/measure_cpu.h"
+#include "kernels/measuring.h"
 #include "kernels/quantize_job.h"
 
 namespace sinq::kernels {
@@ -27,26 +29,10 @@ absl::Status CheckPlanes(absl::Span<const PlaneSpec> specs,
   return absl::OkStatus();
 }
 
-absl::Status CheckFolding(const MatrixView& in) {
-  if (!in.row_factor.empty() && in.row_factor.size() != static_cast<size_t>(in.rows))
-    return absl::InternalError("row_factor has the wrong length");
-  if (!in.column_factor.empty() && in.column_factor.size() != static_cast<size_t>(in.cols))
-    return absl::InternalError("column_factor has the wrong length");
-  return absl::OkStatus();
-}
-
 // Dtype of plane kDense.
 PlaneDtype DenseDtype(WeightDtype dtype) {
   if (dtype == WeightDtype::kF32) return PlaneDtype::kF32;
   return dtype == WeightDtype::kF16 ? PlaneDtype::kF16 : PlaneDtype::kBf16;
-}
-
-absl::Status CheckMeasurable(const MatrixView& in, const QuantParams& params) {
-  if (absl::Status status = Validate(params); !status.ok()) return status;
-  if (in.rows < 1 || in.cols < 1) return absl::FailedPreconditionError("the matrix is empty");
-  if (EffectiveGroupSize(in.cols, params.group_size) != 0) return CheckFolding(in);
-  return absl::FailedPreconditionError(absl::StrCat("no group size from ", params.group_size,
-                                                    " down to 16 divides in_features = ", in.cols));
 }
 
 }  // namespace
@@ -77,7 +63,7 @@ absl::Status CpuBackend::Quantize(const MatrixView& in, const QuantParams& param
   QuantizeJob job(ops_, in, params, *specs, planes, stats);
   absl::Status status = CheckPlanes(*specs, planes);
   if (status.ok()) status = CheckScratch(scratch, job.FixedBytes() + job.SlotBytes());
-  if (status.ok()) status = CheckFolding(in);
+  if (status.ok()) status = CheckFactors(in);
   if (status.ok() && NeedsActivations(params.method)) status = CheckActivations(in);
   if (status.ok()) status = job.ApplyKurtosisGate();
   if (!status.ok()) return status;

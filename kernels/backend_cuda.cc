@@ -6,7 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/activation_search.h"  // CheckActivations
 #include "kernels/layout.h"
+#include "kernels/matrix_check.h"
+#include "kernels/measuring.h"
 
 namespace sinq::kernels {
 namespace {
@@ -39,19 +42,6 @@ absl::Status CheckPlanes(const std::vector<PlaneSpec>& specs,
       return absl::InternalError(absl::StrCat("plane ", i, " has the wrong size"));
   }
   return absl::OkStatus();
-}
-
-absl::Status CheckFactors(const MatrixView& in) {
-  const int64_t blocks = ((in.rows + kFp8BlockSize - 1) / kFp8BlockSize) *
-                         ((in.cols + kFp8BlockSize - 1) / kFp8BlockSize);
-  const auto fits = [](absl::Span<const float> factors, int64_t count) {
-    return factors.empty() || factors.size() == static_cast<size_t>(count);
-  };
-  if (fits(in.block_scales, blocks) && fits(in.row_factor, in.rows) &&
-      fits(in.column_factor, in.cols)) {
-    return absl::OkStatus();
-  }
-  return absl::InternalError("block scales or folded factors have the wrong size");
 }
 
 }  // namespace
@@ -135,8 +125,6 @@ DeviceStats CudaBackend::device_stats() const {
   return stats;
 }
 
-bool CudaBackend::Supports(const QuantParams& params) const { return HasCudaSteps(params); }
-
 size_t CudaBackend::ScratchBytes(const QuantParams&, int64_t, int64_t) const { return 0; }
 
 absl::Status CudaBackend::Quantize(const MatrixView& in, const QuantParams& params,
@@ -145,18 +133,79 @@ absl::Status CudaBackend::Quantize(const MatrixView& in, const QuantParams& para
                                    absl::FunctionRef<bool()> cancelled, TensorStats* stats) const {
   *stats = TensorStats();
   if (absl::Status status = Validate(params); !status.ok()) return status;
-  if (!Supports(params)) {
-    return absl::UnimplementedError(absl::StrCat("the CUDA backend does not do method ",
-                                                 MethodName(params.method), "; use the CPU"));
-  }
   const absl::StatusOr<std::vector<PlaneSpec>> specs =
       PlanesOf(params, in.rows, in.cols, DenseDtype(in.dtype));
   if (!specs.ok()) return specs.status();
   if (absl::Status status = CheckPlanes(*specs, planes); !status.ok()) return status;
   if (absl::Status status = CheckFactors(in); !status.ok()) return status;
+  if (NeedsActivations(params.method)) {
+    if (absl::Status status = CheckActivations(in); !status.ok()) return status;
+  }
+  const CudaTensorCall call{in, planes, cancelled, stats};
+  return RunOnSlot<CudaMemoryPlan>(
+      cancelled,
+      [&](size_t arena_bytes, size_t limit_bytes) {
+        return PlanCudaMemory(in, params, arena_bytes, limit_bytes);
+      },
+      [&](CudaSlot& slot, const CudaMemoryPlan& plan) {
+        *stats = TensorStats();
+        CudaTensorJob job(*runtime_, *host_memory_, slot, plan, call);
+        const absl::Status status = job.Run();
+        return Attempt{status, job.seconds(), job.launch_failed()};
+      });
+}
+
+absl::Status CudaBackend::Measure(std::vector<CudaTensor> tensors,
+                                  const CudaMeasureCall& call) const {
+  return RunOnSlot<CudaMeasurePlan>(
+      call.cancelled,
+      [&](size_t arena_bytes, size_t limit_bytes) {
+        return PlanCudaMeasure(call.in, tensors, arena_bytes, limit_bytes);
+      },
+      [&](CudaSlot& slot, const CudaMeasurePlan& plan) {
+        CudaMeasureJob job(*runtime_, *host_memory_, slot, plan, call);
+        const absl::Status status = job.Run();
+        return Attempt{status, job.seconds(), job.launch_failed()};
+      });
+}
+
+absl::Status CudaBackend::MeasureColumns(const MatrixView& in, const QuantParams& params,
+                                         absl::Span<std::byte>, absl::Span<float> t, ParallelFor,
+                                         absl::FunctionRef<bool()> cancelled) const {
+  if (absl::Status status = CheckMeasurable(in, params); !status.ok()) return status;
+  if (t.size() != static_cast<size_t>(in.cols)) return absl::InternalError("t has the wrong size");
+  return Measure({PlanColumnMeasure(params, in.rows, in.cols)}, {in, t, {}, cancelled});
+}
+
+absl::Status CudaBackend::MeasureErrors(const MatrixView& in,
+                                        absl::Span<const QuantParams> candidates,
+                                        absl::Span<std::byte>, absl::Span<Measurement> measured,
+                                        ParallelFor, absl::FunctionRef<bool()> cancelled) const {
+  if (measured.size() != candidates.size())
+    return absl::InternalError("there is not one measurement for each candidate");
+  for (const QuantParams& candidate : candidates) {
+    if (absl::Status status = CheckMeasurable(in, candidate); !status.ok()) return status;
+  }
+  for (const std::vector<size_t>& shared : SharedTiles(in.cols, candidates)) {
+    std::vector<CudaTensor> tensors;
+    for (const size_t c : shared)
+      tensors.push_back(PlanErrorMeasure(candidates[c], in.rows, in.cols));
+    std::vector<Measurement> of_set(shared.size());
+    absl::Status status = Measure(std::move(tensors), {in, {}, absl::MakeSpan(of_set), cancelled});
+    if (!status.ok()) return status;
+    for (size_t i = 0; i < shared.size(); ++i) measured[shared[i]] = of_set[i];
+  }
+  return absl::OkStatus();
+}
+
+template <class Plan>
+absl::Status CudaBackend::RunOnSlot(
+    absl::FunctionRef<bool()> cancelled,
+    absl::FunctionRef<absl::StatusOr<Plan>(size_t arena_bytes, size_t limit_bytes)> make_plan,
+    absl::FunctionRef<Attempt(CudaSlot&, const Plan&)> attempt) const {
   const absl::StatusOr<CudaSlot*> slot = TakeSlot(cancelled);
   if (!slot.ok()) return slot.status();
-  absl::Status status = QuantizeOn(**slot, params, {in, planes, cancelled, stats});
+  absl::Status status = ShrinkUntilItFits(**slot, make_plan, attempt);
   GiveBack(*slot);
   return status;
 }
@@ -183,53 +232,52 @@ void CudaBackend::GiveBack(CudaSlot* slot) const {
   slot_free_.notify_one();
 }
 
-absl::Status CudaBackend::QuantizeOn(CudaSlot& slot, const QuantParams& params,
-                                     const CudaTensorCall& call) const {
+template <class Plan>
+absl::Status CudaBackend::ShrinkUntilItFits(
+    CudaSlot& slot,
+    absl::FunctionRef<absl::StatusOr<Plan>(size_t arena_bytes, size_t limit_bytes)> make_plan,
+    absl::FunctionRef<Attempt(CudaSlot&, const Plan&)> attempt) const {
   if (absl::Status status = runtime_->UseDevice(device_); !status.ok()) {
     NoteLoss(status);
     return status;
   }
   const size_t arena_bytes = slot.arena().size_bytes();
-  absl::StatusOr<CudaMemoryPlan> plan = PlanCudaMemory(call.in, params, arena_bytes, arena_bytes);
+  absl::StatusOr<Plan> plan = make_plan(arena_bytes, arena_bytes);
   if (!plan.ok()) return plan.status();
   for (;;) {
-    *call.stats = TensorStats();
-    absl::Status status = RunPlan(slot, *plan, call);
+    NoteBegin(plan->total_bytes());
+    const Attempt done = attempt(slot, *plan);
+    NoteEnd(plan->total_bytes(), done);
     const size_t smaller_bytes = plan->moving_bytes / 2;
-    if (!absl::IsResourceExhausted(status) || smaller_bytes < panel_floor_bytes_) return status;
-    plan = PlanCudaMemory(call.in, params, arena_bytes, smaller_bytes);
+    if (!absl::IsResourceExhausted(done.status) || smaller_bytes < panel_floor_bytes_)
+      return done.status;
+    plan = make_plan(arena_bytes, smaller_bytes);
     // The tensor does not go into smaller pieces: what the device said is what counts.
-    if (!plan.ok()) return status;
+    if (!plan.ok()) return done.status;
   }
 }
 
-absl::Status CudaBackend::RunPlan(CudaSlot& slot, const CudaMemoryPlan& plan,
-                                  const CudaTensorCall& call) const {
+void CudaBackend::NoteBegin(size_t plan_bytes) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  taken_bytes_ += plan_bytes;
+  stats_.peak_bytes = std::max<uint64_t>(stats_.peak_bytes, taken_bytes_);
+}
+
+void CudaBackend::NoteEnd(size_t plan_bytes, const Attempt& attempt) const {
+  const auto seconds = [&attempt](CudaPhase phase) {
+    return attempt.seconds[static_cast<size_t>(phase)];
+  };
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    taken_bytes_ += plan.total_bytes();
-    stats_.peak_bytes = std::max<uint64_t>(stats_.peak_bytes, taken_bytes_);
+    taken_bytes_ -= plan_bytes;
+    stats_.h2d_seconds += seconds(CudaPhase::kCopyIn);
+    stats_.quantize_seconds += seconds(CudaPhase::kCompute);
+    stats_.d2h_seconds += seconds(CudaPhase::kCopyOut);
+    stats_.out_of_memory_errors += absl::IsResourceExhausted(attempt.status);
+    stats_.lost_errors += absl::IsUnavailable(attempt.status);
+    stats_.launch_errors += attempt.launch_failed;
   }
-  CudaTensorJob job(*runtime_, *host_memory_, slot, plan, call);
-  absl::Status status = job.Run();
-  Account(job, plan, status);
-  NoteLoss(status);
-  return status;
-}
-
-void CudaBackend::Account(const CudaTensorJob& job, const CudaMemoryPlan& plan,
-                          const absl::Status& status) const {
-  const auto seconds = [&job](CudaPhase phase) {
-    return job.seconds()[static_cast<size_t>(phase)];
-  };
-  const std::lock_guard<std::mutex> lock(mutex_);
-  taken_bytes_ -= plan.total_bytes();
-  stats_.h2d_seconds += seconds(CudaPhase::kCopyIn);
-  stats_.quantize_seconds += seconds(CudaPhase::kCompute);
-  stats_.d2h_seconds += seconds(CudaPhase::kCopyOut);
-  stats_.out_of_memory_errors += absl::IsResourceExhausted(status);
-  stats_.lost_errors += absl::IsUnavailable(status);
-  stats_.launch_errors += job.launch_failed();
+  NoteLoss(attempt.status);
 }
 
 void CudaBackend::NoteLoss(const absl::Status& status) const {

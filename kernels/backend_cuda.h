@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda_measure_job.h"
 #include "kernels/cuda_memory_plan.h"
 #include "kernels/cuda_runtime.h"
 #include "kernels/cuda_slot.h"
@@ -40,7 +41,6 @@ class CudaBackend final : public Backend {
   bool healthy() const override { return !lost_; }
   DeviceStats device_stats() const override;
   HostMemory* host_memory() const override { return host_memory_.get(); }
-  bool Supports(const QuantParams& params) const override;
   size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const override;
   // Takes no scratch and does not use `parallel_for`. `cancelled` is asked between panels, and now
   // and then while the call waits for a stream. Inputs and outputs that lie in host_memory() are
@@ -49,8 +49,25 @@ class CudaBackend final : public Backend {
                         absl::Span<std::byte> scratch,
                         absl::Span<const absl::Span<std::byte>> planes, ParallelFor parallel_for,
                         absl::FunctionRef<bool()> cancelled, TensorStats* stats) const override;
+  // As Quantize; `cancelled` is asked between panels. Candidates that share balanced tiles are
+  // measured together, each set of them reads the weights anew.
+  absl::Status MeasureColumns(const MatrixView& in, const QuantParams& params,
+                              absl::Span<std::byte> scratch, absl::Span<float> t,
+                              ParallelFor parallel_for,
+                              absl::FunctionRef<bool()> cancelled) const override;
+  absl::Status MeasureErrors(const MatrixView& in, absl::Span<const QuantParams> candidates,
+                             absl::Span<std::byte> scratch, absl::Span<Measurement> measured,
+                             ParallelFor parallel_for,
+                             absl::FunctionRef<bool()> cancelled) const override;
 
  private:
+  // What one attempt at a call came to.
+  struct Attempt {
+    absl::Status status;
+    CudaPhaseSeconds seconds{};
+    bool launch_failed = false;
+  };
+
   CudaBackend(std::shared_ptr<CudaRuntime> runtime, std::shared_ptr<CudaHostMemory> host_memory,
               int device, CudaDeviceInfo info, size_t panel_floor_bytes)
       : runtime_(std::move(runtime)),
@@ -63,12 +80,21 @@ class CudaBackend final : public Backend {
   absl::Status TryMakeSlots(int streams, size_t arena_bytes);
   absl::StatusOr<CudaSlot*> TakeSlot(absl::FunctionRef<bool()> cancelled) const;
   void GiveBack(CudaSlot* slot) const;
-  absl::Status QuantizeOn(CudaSlot& slot, const QuantParams& params,
-                          const CudaTensorCall& call) const;
-  absl::Status RunPlan(CudaSlot& slot, const CudaMemoryPlan& plan,
-                       const CudaTensorCall& call) const;
-  void Account(const CudaTensorJob& job, const CudaMemoryPlan& plan,
-               const absl::Status& status) const;
+  // One call on a stream of its own: with the plan that `make_plan` gives for the arena's size and
+  // the most that may move, and with ever smaller ones while the device is short of memory.
+  template <class Plan>
+  absl::Status RunOnSlot(
+      absl::FunctionRef<bool()> cancelled,
+      absl::FunctionRef<absl::StatusOr<Plan>(size_t arena_bytes, size_t limit_bytes)> make_plan,
+      absl::FunctionRef<Attempt(CudaSlot&, const Plan&)> attempt) const;
+  template <class Plan>
+  absl::Status ShrinkUntilItFits(
+      CudaSlot& slot,
+      absl::FunctionRef<absl::StatusOr<Plan>(size_t arena_bytes, size_t limit_bytes)> make_plan,
+      absl::FunctionRef<Attempt(CudaSlot&, const Plan&)> attempt) const;
+  absl::Status Measure(std::vector<CudaTensor> tensors, const CudaMeasureCall& call) const;
+  void NoteBegin(size_t plan_bytes) const;
+  void NoteEnd(size_t plan_bytes, const Attempt& attempt) const;
   // Keeps the first Unavailable.
   void NoteLoss(const absl::Status& status) const;
 

@@ -28,4 +28,16 @@ absl::StatusOr<std::byte*> CudaArena::Take(size_t size_bytes) {
   return piece;
 }
 
+absl::StatusOr<std::byte*> MovingMemory::Take(size_t size_bytes) {
+  if (size_bytes > left_bytes_) {
+    return absl::InternalError(absl::StrCat("a piece of the tensor takes ", size_bytes,
+                                            " bytes, and its memory plan left ", left_bytes_));
+  }
+  std::byte* const piece = at_;
+  const size_t taken = std::min(ArenaBytes(size_bytes), left_bytes_);
+  at_ += taken;
+  left_bytes_ -= taken;
+  return piece;
+}
+
 }  // namespace sinq::kernels

@@ -46,6 +46,20 @@ class CudaArena {
   size_t used_bytes_ = 0, peak_bytes_ = 0;
 };
 
+// Hands out a part of the arena, anew for every piece of a tensor: what was there before is read
+// only by work that is earlier in the same stream.
+class MovingMemory {
+ public:
+  MovingMemory() = default;
+  MovingMemory(std::byte* base, size_t size_bytes) : at_(base), left_bytes_(size_bytes) {}
+  // Internal error when the rest does not suffice: the memory plan promised that it does.
+  absl::StatusOr<std::byte*> Take(size_t size_bytes);
+
+ private:
+  std::byte* at_ = nullptr;
+  size_t left_bytes_ = 0;
+};
+
 }  // namespace sinq::kernels
 
 #endif  // SINQ_KERNELS_CUDA_ARENA_H_

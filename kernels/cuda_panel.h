@@ -52,6 +52,8 @@ struct PanelArrays {
   // Measuring only, by tile.
   float* score_error = nullptr;        // [tiles][padded rows]
   float* score_power = nullptr;        // [tiles][padded rows]
+  // The search for a column factor only: sums of |w|, by block of rows.
+  float* magnitude = nullptr;          // [row blocks][columns of the panel]
   // HQQ only: after each round.
   float* hqq_zero = nullptr;           // [rounds][tiles][padded rows]
   float* hqq_error = nullptr;          // [rounds][tiles][padded rows]

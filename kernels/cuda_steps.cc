@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/activation_rules.h"
+#include "kernels/close_rows.h"
 #include "kernels/codebook.h"
 #include "kernels/cuda_panel.h"
 #include "kernels/launch_config.h"
@@ -34,19 +36,29 @@ DeviceArrays TakeArrays(const CudaTensor& tensor, Pieces& pieces) {
   DeviceArrays arrays;
   pieces.Take(arrays.column, tensor.columns);
   pieces.Take(arrays.inverse_column, tensor.columns);
-  for (float** array : {&arrays.scale, &arrays.zero, &arrays.error, &arrays.power})
+  pieces.Take(arrays.outcomes, tensor.tiles);
+  pieces.Take(arrays.summary, 1);
+  if (tensor.measures_errors) {
+    for (double** array : {&arrays.tile_error, &arrays.tile_power})
+      pieces.Take(*array, tensor.tiles);
+  }
+  if (!tensor.quantizes) return arrays;
+  for (float** array :
+       {&arrays.scale, &arrays.zero, &arrays.error, &arrays.power, &arrays.largest})
     pieces.Take(*array, tensor.groups);
+  for (float** array : {&arrays.overlap, &arrays.balanced_error, &arrays.balanced_power})
+    pieces.Take(*array, CloseGroupsBefore(tensor.groups, tensor.groups_per_row));
   if (tensor.params.profile == Profile::kUpstream) {
     for (float** array : {&arrays.exact_scale, &arrays.exact_zero, &arrays.row_factor})
       pieces.Take(*array, tensor.groups);
   }
   if (tensor.params.layout == Layout::kGgufQ4_1) pieces.Take(arrays.minimum, tensor.groups);
-  if (tensor.measures_errors) {
-    for (double** array : {&arrays.tile_error, &arrays.tile_power})
-      pieces.Take(*array, tensor.tiles);
+  if (tensor.has_candidates) {
+    for (float** array : {&arrays.input_magnitude, &arrays.weight_magnitude})
+      pieces.Take(*array, tensor.cols);
+    pieces.Take(arrays.candidates, kAlphaSteps * tensor.cols);
+    pieces.Take(arrays.search_error, kAlphaSteps * RowBlocks(tensor.rows));
   }
-  pieces.Take(arrays.outcomes, tensor.tiles);
-  pieces.Take(arrays.summary, 1);
   std::byte* partials;
   pieces.Take(partials, static_cast<int64_t>(TensorPartialsBytes(tensor.rows)));
   arrays.partials = partials;
@@ -74,7 +86,7 @@ PanelArrays TakePanel(const CudaTensor& tensor, int64_t tiles, Pieces& pieces) {
   pieces.Take(panel.states, tiles);
   pieces.Take(panel.scans, tiles * panel.row_blocks);
   pieces.Take(panel.factor, columns);
-  if (RoundingOf(tensor.params.method) == Rounding::kHqq) {
+  if (RoundingOf(tensor.params.method) == Rounding::kHqq && tensor.quantizes) {
     for (float** array : {&panel.hqq_zero, &panel.hqq_error})
       pieces.Take(*array, kHqqRounds * tiles * panel.padded_rows);
     pieces.Take(panel.hqq_best, tiles);
@@ -83,6 +95,7 @@ PanelArrays TakePanel(const CudaTensor& tensor, int64_t tiles, Pieces& pieces) {
     for (float** array : {&panel.score_error, &panel.score_power})
       pieces.Take(*array, tiles * panel.padded_rows);
   }
+  if (tensor.notes_magnitudes) pieces.Take(panel.magnitude, columns * panel.row_blocks);
   if (!tensor.balances) return panel;
   for (float** array : {&panel.t[0], &panel.t[1]}) pieces.Take(*array, columns);
   for (float** array : {&panel.r[0], &panel.r[1], &panel.row_std})
@@ -109,9 +122,21 @@ CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols, Wei
   tensor.columns = tensor.tiles * tensor.group;
   tensor.balances = Balances(params.method) && MakesColumnScale(params);
   if (input != WeightDtype::kF8E4M3) tensor.dense = input;
-  tensor.column_storage =
-      params.profile == Profile::kDefault ? tensor.aux : AuxStorage::kF32;  // F32: as it is
+  tensor.has_candidates = NeedsActivations(params.method);
+  // F32: as it is. What is still to be divided is rounded afterwards.
+  const bool rounds = params.profile == Profile::kDefault && !tensor.has_candidates;
+  tensor.column_storage = rounds ? tensor.aux : AuxStorage::kF32;
   return tensor;
+}
+
+CudaTensor SearchTensorOf(const CudaTensor& tensor) {
+  CudaTensor search = tensor;
+  search.params.tiling = Tiling::k1D;
+  search.tile_rows = tensor.rows;
+  search.tiles = tensor.groups_per_row;
+  search.columns = tensor.cols;
+  search.notes_magnitudes = true;
+  return search;
 }
 
 CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t cols) {
@@ -120,6 +145,7 @@ CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t co
   CudaTensor tensor = PlanTensor(columns, rows, cols);
   tensor.balances = true;
   tensor.column_storage = AuxStorage::kF32;
+  tensor.quantizes = tensor.has_candidates = false;
   return tensor;
 }
 
@@ -129,13 +155,9 @@ CudaTensor PlanErrorMeasure(const QuantParams& params, int64_t rows, int64_t col
   CudaTensor tensor = PlanTensor(tiles, rows, cols);
   tensor.balances = Balances(params.method);
   tensor.column_storage = AuxStorage::kF16;
+  tensor.quantizes = tensor.has_candidates = false;
   tensor.measures_errors = true;
   return tensor;
-}
-
-bool HasCudaSteps(const QuantParams& params) {
-  const Rounding rounding = RoundingOf(params.method);
-  return !NeedsActivations(params.method) && rounding != Rounding::kHadamard;
 }
 
 bool HasKurtosisGate(const QuantParams& params) {

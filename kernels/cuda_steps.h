@@ -19,13 +19,17 @@
 //   moments  HasKurtosisGate only: LaunchMoments for ranges of rows, top to bottom; then the host
 //            reads summary->moments, asks KurtosisOfSums and, if the gate closes, plans again with
 //            method rtn
-//   balance  LaunchBalance, then LaunchFit, for panels of tiles that cover the tensor, any order
+//   search   methods that need activations only: LaunchBalance and LaunchNoteTiles of
+//            SearchTensorOf for panels that cover its tiles; LaunchCandidates; LaunchSearch for
+//            ranges of rows that cover the tensor; LaunchChooseFactor
+//   balance  LaunchBalance, then LaunchScaleColumns if there was a search, then LaunchFit, for
+//            panels of tiles that cover the tensor, any order
 //   (look)   the host may read arrays.outcomes now: a bad_row >= 0 ends the tensor
 //   store    LaunchStore once
 //   (look)   summary->faults != 0: InvalidArgument (StoreFault)
 //   encode   LaunchEncode for ranges of packed rows that cover the tensor, any order; where
 //            IsPackedApart, each range of rows goes through LaunchPack afterwards
-//   errors   LaunchSumErrors once; the host reads summary->error and ->power
+//   errors   LaunchSumErrors once; the host reads the summary
 #ifndef SINQ_KERNELS_CUDA_STEPS_H_
 #define SINQ_KERNELS_CUDA_STEPS_H_
 
@@ -66,7 +70,10 @@ struct CudaTensor {
   bool balances = false;       // tiles get a t and r of their own
   WeightDtype dense = WeightDtype::kBf16;  // what layout kDense stores: the input's, BF16 for FP8
   AuxStorage column_storage = AuxStorage::kF16;  // what t is rounded to when tiles are balanced
+  bool quantizes = true;  // false: balanced tiles are measured, nothing is stored
   bool measures_errors = false;
+  bool has_candidates = false;   // the column scale is divided by a factor that inputs choose
+  bool notes_magnitudes = false;  // of SearchTensorOf
 };
 // `input`: the dtype of the weights before any folding.
 CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols,
@@ -74,10 +81,12 @@ CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols,
 // For Backend::MeasureColumns: LaunchBalance alone, which then leaves t in arrays.column.
 CudaTensor PlanColumnMeasure(const QuantParams& params, int64_t rows, int64_t cols);
 // For Backend::MeasureErrors of one candidate: LaunchBalance and LaunchScore for panels that cover
-// the tensor, then LaunchSumScores.
+// the tensor, then LaunchSumScores. Candidates that share their tiles (measuring.h) may follow one
+// LaunchBalance, each with arrays of its own: their panels are laid out alike.
 CudaTensor PlanErrorMeasure(const QuantParams& params, int64_t rows, int64_t cols);
-// Whether these steps cover the method; the others are for the CPU.
-bool HasCudaSteps(const QuantParams& params);
+// The 1D tiles that the search for a column factor looks at, whatever the tiling of `tensor`; uses
+// its arrays.
+CudaTensor SearchTensorOf(const CudaTensor& tensor);
 // Whether LaunchMoments must come first (README.md section 3).
 bool HasKurtosisGate(const QuantParams& params);
 
@@ -101,11 +110,16 @@ enum StoreFault : uint32_t {
 struct DeviceSummary {
   double moments[4];        // sums of w, w^2, w^3, w^4
   double error, power;      // sums over all groups (README.md section 7)
+  // Of the groups in every eighth row: error, power, (w' - w)*w, and the first two where w was
+  // coded.
+  double close_sums[5];
   float largest_column;     // largest magnitudes that were to be stored, whatever the fault
   float largest_scale;
   float largest_zero;
   float column_factor;      // the power of two that moved from the scales to t (section 4)
   uint32_t faults;          // StoreFault bits
+  uint32_t candidate;       // the column factor that won the search
+  float largest_miss;       // of all |w' - w|
   uint32_t unused;          // keeps the size a multiple of 8
 };
 
@@ -114,14 +128,24 @@ struct DeviceSummary {
 struct DeviceArrays {
   float* column = nullptr;          // [columns] t, after LaunchStore what a reader sees
   float* inverse_column = nullptr;  // [columns] factors of w for the final codes
+  // Group arrays only where the tensor is quantized.
   float* scale = nullptr;           // [M] after LaunchStore what a reader sees
   float* zero = nullptr;            // [M] likewise
   float* error = nullptr;           // [M]
   float* power = nullptr;           // [M]
+  float* largest = nullptr;         // [M] |w' - w|
+  float* overlap = nullptr;         // of the groups in every eighth row (close_rows.h)
+  float* balanced_error = nullptr;  // likewise
+  float* balanced_power = nullptr;  // likewise
   float* exact_scale = nullptr;     // [M] profile upstream only: what its codes are made with
   float* exact_zero = nullptr;      // [M] likewise
   float* row_factor = nullptr;      // [M] 1/r, likewise
   float* minimum = nullptr;         // [M] GGUF Q4_1 only, after LaunchStore
+  // Methods that need activations only.
+  float* input_magnitude = nullptr;   // [cols]
+  float* weight_magnitude = nullptr;  // [cols]
+  float* candidates = nullptr;        // [kAlphaSteps][cols] column factors c
+  double* search_error = nullptr;     // [kAlphaSteps][blocks of 32 rows]
   double* tile_error = nullptr;     // [tiles] of PlanErrorMeasure only
   double* tile_power = nullptr;     // [tiles] likewise
   DeviceTileOutcome* outcomes = nullptr;  // [tiles]
@@ -168,6 +192,33 @@ int LaunchBalance(const CudaTensor& tensor, const DeviceWeights& weights, const 
 int LaunchFit(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
               const DeviceArrays& arrays, void* workspace, CudaStream stream);
 
+// ---- activations (README.md section 10)
+
+// What is known of a layer's inputs, on the device.
+struct DeviceInputs {
+  const float* values = nullptr;  // [rows, cols]: samples, or second moments
+  int64_t rows = 0;               // tokens, or cols
+  bool are_moments = false;
+};
+// After LaunchBalance of a panel of `search`, in the same workspace: sets weight_magnitude of its
+// columns and, in profile upstream, row_factor to r. `weights` holds all rows of the panel.
+int LaunchNoteTiles(const CudaTensor& search, const DeviceWeights& weights, const TilePanel& panel,
+                    const DeviceArrays& arrays, void* workspace, CudaStream stream);
+// Sets arrays.candidates. After all panels.
+int LaunchCandidates(const CudaTensor& tensor, const DeviceInputs& inputs,
+                     const DeviceArrays& arrays, CudaStream stream);
+// Sets arrays.search_error of the rows in `weights` (all columns): the first is a multiple of 32,
+// their number too or they are the last.
+int LaunchSearch(const CudaTensor& tensor, const DeviceWeights& weights,
+                 const DeviceInputs& inputs, const DeviceArrays& arrays, CudaStream stream);
+// Sets summary->candidate.
+int LaunchChooseFactor(const CudaTensor& tensor, const DeviceArrays& arrays, CudaStream stream);
+// Between LaunchBalance and LaunchFit of a panel: divides arrays.column by the chosen factor.
+int LaunchScaleColumns(const CudaTensor& tensor, const TilePanel& panel,
+                       const DeviceArrays& arrays, void* workspace, CudaStream stream);
+
+// ---- measuring (section 11)
+
 // Sets arrays.tile_error and tile_power of the panel.
 int LaunchScore(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
                 const DeviceArrays& arrays, void* workspace, CudaStream stream);
@@ -200,7 +251,8 @@ RowRange RowsOfStrand(const CudaTensor& tensor, int64_t first, int64_t last, int
 
 // Packed rows [first, last). `strands[s]` holds at least RowsOfStrand(.., s), all columns; the same
 // piece for all of them when the tensor is on the device as a whole. `codes` receives packed row
-// `first` at its beginning. Sets arrays.error and arrays.power of the group rows it codes.
+// `first` at its beginning. Sets the error figures in the arrays, from `error` to `balanced_power`,
+// of the group rows it codes.
 struct EncodeRange {
   int64_t first = 0, last = 0;
   DeviceWeights strands[kMaxStrands];
@@ -223,7 +275,8 @@ PackedPiece PieceOf(const CudaTensor& tensor, const RowRange& rows);
 int LaunchPack(const CudaTensor& tensor, const RowRange& rows, const uint8_t* codes,
                const DeviceArrays& arrays, void* lines, CudaStream stream);
 
-// summary->error and ->power from arrays.error and arrays.power.
+// The sums and extremes of the error figures in the arrays into the summary: error, power,
+// close_sums, largest_miss.
 int LaunchSumErrors(const CudaTensor& tensor, const DeviceArrays& arrays, CudaStream stream);
 
 }  // namespace sinq::kernels

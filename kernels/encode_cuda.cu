@@ -15,89 +15,21 @@
 #include "kernels/cuda_primitives.cuh"
 #include "kernels/cuda_steps.h"
 #include "kernels/cuda_weights.cuh"
-#include "kernels/half.h"
+#include "kernels/encode_cuda.cuh"
+#include "kernels/hadamard_cuda.h"
 #include "kernels/layout.h"
-#include "kernels/tile_ops.h"  // Coding
 
 namespace sinq::kernels {
 namespace {
 
 constexpr int kWarpsPerBlock = 4;
 
-struct EncodeArguments {
-  DeviceArrays arrays;
-  EncodeRange range;
-  PackedRows packed;
-  int64_t groups_per_row, groups, cols;
-  int64_t square_rows;  // rows that share their column scales, 0: all do
-  int bits, word_bytes;
-  float lowest, highest;  // clamp range of the rounded value before `offset` is added
-  int offset;
-  bool is_dense;       // values go out, not codes
-  WeightDtype dense;   // what they are stored as
-  float largest_dense;
-  float levels[16], bounds[15];  // of a codebook
-};
-
 // ================================================================ device
-
-// What codes one group.
-struct GroupRule {
-  float zero, scale, factor;  // factor: rcp(scale), in profile upstream 1/r
-  float stored_zero, stored_scale;
-};
-
-constexpr bool IsUpstream(Coding coding) {
-  return coding == Coding::kDivide || coding == Coding::kBookDivide || coding == Coding::kMultiply;
-}
-constexpr bool HasBook(Coding coding) {
-  return coding == Coding::kBook || coding == Coding::kBookDivide;
-}
-
-template <bool kUpstream>
-__device__ GroupRule RuleOf(const DeviceArrays& arrays, int64_t e) {
-  GroupRule rule;
-  rule.stored_zero = arrays.zero[e];
-  rule.stored_scale = arrays.scale[e];
-  rule.zero = kUpstream ? arrays.exact_zero[e] : rule.stored_zero;
-  rule.scale = kUpstream ? arrays.exact_scale[e] : rule.stored_scale;
-  rule.factor = kUpstream ? arrays.row_factor[e] : Reciprocal(rule.scale);
-  return rule;
-}
-
-// What is rounded to a code.
-template <Coding kCoding>
-__device__ float ExactCode(float y, const GroupRule& rule) {
-  if constexpr (kCoding == Coding::kMultiply)
-    return Add(Mul(Mul(y, rule.factor), rule.scale), rule.zero);
-  if constexpr (IsUpstream(kCoding))
-    return Add(Div(Mul(y, rule.factor), rule.scale), rule.zero);
-  return Fma(y, rule.factor, rule.zero);
-}
-
-// A code and the level it stands for.
-struct CodeAndLevel {
-  int code;
-  float level;
-};
-template <Coding kCoding>
-__device__ CodeAndLevel CodeOf(const EncodeArguments& p, float y, const GroupRule& rule) {
-  const float exact = ExactCode<kCoding>(y, rule);
-  if constexpr (HasBook(kCoding)) {
-    CodeAndLevel coded{0, p.levels[0]};
-#pragma unroll
-    for (int i = 0; i < 15; ++i) {  // bounds beyond the last are infinite
-      if (exact > p.bounds[i]) coded = {i + 1, p.levels[i + 1]};
-    }
-    return coded;
-  }
-  const int code = RoundSmallToInt(Clamp(exact, p.lowest, p.highest)) + p.offset;
-  return {code, static_cast<float>(code)};
-}
 
 struct ErrorLanes {
   float error[4] = {};
   float power[4] = {};
+  float largest = 0;
 };
 
 // Where codes go: shifted into words below those of the strands before, or as the values they stand
@@ -124,6 +56,7 @@ __device__ void EncodeGroup(const EncodeArguments& p, const WeightCursor<kDtype>
       const float miss = Sub(value, weight);
       lanes.error[i] = Fma(miss, miss, lanes.error[i]);
       lanes.power[i] = Fma(weight, weight, lanes.power[i]);
+      lanes.largest = Max(lanes.largest, Magnitude(miss));
       Put(p, coded.code, value, words[c][i]);
     }
   }
@@ -143,23 +76,14 @@ __device__ void StoreWords(const unsigned (&words)[kGroup / 16][4], int word_byt
   }
 }
 
-// Rounded to the nearest, never -0 and never beyond the largest finite value.
-__device__ unsigned DenseBits(const EncodeArguments& p, unsigned word) {
-  const float bounded = Clamp(__uint_as_float(word), -p.largest_dense, p.largest_dense);
-  const float value = Add(bounded, 0.0f);
-  if (p.dense == WeightDtype::kF32) return __float_as_uint(value);
-  if (p.dense == WeightDtype::kF16) return FloatToF16(Add(RoundToF16(value), 0.0f));
-  return __float_as_uint(RoundToBf16(value)) >> 16;
-}
-
 template <int kGroup>
 __device__ void StoreDense(const EncodeArguments& p, const unsigned (&words)[kGroup / 16][4],
                            int member, char* row) {
   for (int c = 0; c < kGroup / 16; ++c) {
     unsigned bits[4];
-    for (int i = 0; i < 4; ++i) bits[i] = DenseBits(p, words[c][i]);
+    for (int i = 0; i < 4; ++i) bits[i] = DenseBits(p.dense, __uint_as_float(words[c][i]));
     const int first = 16 * c + 4 * member;
-    if (p.dense == WeightDtype::kF32) {
+    if (p.dense.dtype == WeightDtype::kF32) {
       *reinterpret_cast<uint4*>(row + 4 * first) =
           make_uint4(bits[0], bits[1], bits[2], bits[3]);
     } else {
@@ -193,9 +117,11 @@ __device__ void EncodePackedRow(const EncodeArguments& p, int64_t q) {
       }
     }
     const float error = QuadLaneTree(lanes.error), power = QuadLaneTree(lanes.power);
+    const float largest = QuadMax(lanes.largest);
     if (!has_group || member != 0) continue;
     p.arrays.error[e] = error;
     p.arrays.power[e] = power;
+    p.arrays.largest[e] = largest;
   }
   if (!present) return;
   char* out = static_cast<char*>(p.range.codes) +
@@ -219,11 +145,6 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads) EncodeKernel(Enc
 
 // ================================================================ host
 
-float LargestDense(WeightDtype dtype) {
-  if (dtype == WeightDtype::kF32) return std::numeric_limits<float>::max();
-  return dtype == WeightDtype::kF16 ? 65504.0f : 0x1.fep127f;
-}
-
 EncodeArguments ParamsOf(const CudaTensor& tensor, const EncodeRange& range,
                       const DeviceArrays& arrays) {
   const int bits = tensor.params.bits;
@@ -239,8 +160,7 @@ EncodeArguments ParamsOf(const CudaTensor& tensor, const EncodeRange& range,
   p.word_bytes = IsPackedApart(tensor) ? 1 : PackingFor(bits).word_bytes;
   p.highest = static_cast<float>((1 << bits) - 1);
   p.is_dense = tensor.params.layout == Layout::kDense;
-  p.dense = tensor.dense;
-  p.largest_dense = LargestDense(tensor.dense);
+  p.dense = DenseRuleOf(tensor.dense);
   const Codebook book = CodebookOf(RoundingOf(tensor.params.method));
   std::copy_n(book.levels, book.size, p.levels);
   std::fill(std::begin(p.bounds), std::end(p.bounds), std::numeric_limits<float>::infinity());
@@ -255,39 +175,16 @@ EncodeArguments ParamsOf(const CudaTensor& tensor, const EncodeRange& range,
   return p;
 }
 
-Coding CodingOf(const CudaTensor& tensor) {
-  const bool upstream = tensor.params.profile == Profile::kUpstream;
-  const Rounding rounding = RoundingOf(tensor.params.method);
-  if (HasCodebook(rounding)) return upstream ? Coding::kBookDivide : Coding::kBook;
-  if (!upstream) return Coding::kStored;
-  return rounding == Rounding::kHqq ? Coding::kMultiply : Coding::kDivide;
-}
-
-// Calls `run` with the coding as a compile-time constant.
-template <class Run>
-int ForCoding(Coding coding, const Run& run) {
-  switch (coding) {
-    case Coding::kDivide:
-      return run(Constant<Coding::kDivide>());
-    case Coding::kMultiply:
-      return run(Constant<Coding::kMultiply>());
-    case Coding::kBook:
-      return run(Constant<Coding::kBook>());
-    case Coding::kBookDivide:
-      return run(Constant<Coding::kBookDivide>());
-    default:
-      return run(Constant<Coding::kStored>());
-  }
-}
-
 }  // namespace
 
 int LaunchEncode(const CudaTensor& tensor, const EncodeRange& range, const DeviceArrays& arrays,
                  CudaStream stream) {
+  if (RoundingOf(tensor.params.method) == Rounding::kHadamard)
+    return LaunchHadamardEncode(tensor, range, arrays, stream);
   const EncodeArguments p = ParamsOf(tensor, range, arrays);
   const LaunchShape shape = WarpPerUnit(
       (range.last - range.first + kQuadsPerWarp - 1) / kQuadsPerWarp, kWarpsPerBlock, 0);
-  return ForDtype(range.strands[0].dtype, [&](auto dtype) {
+  const int error = ForDtype(range.strands[0].dtype, [&](auto dtype) {
     return ForGroup(tensor.group, [&](auto group) {
       return ForCoding(CodingOf(tensor), [&](auto coding) {
         return LaunchKernel(EncodeKernel<dtype.value, group.value, coding.value>, shape, stream,
@@ -295,6 +192,7 @@ int LaunchEncode(const CudaTensor& tensor, const EncodeRange& range, const Devic
       });
     });
   });
+  return FirstError({error, LaunchCloseSums(tensor, p, stream)});
 }
 
 }  // namespace sinq::kernels

@@ -6,6 +6,7 @@
 #include "kernels/cuda_chain.cuh"
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_steps.h"
+#include "kernels/figures_cuda.h"
 
 namespace sinq::kernels {
 namespace {
@@ -52,8 +53,9 @@ int LaunchSumErrors(const CudaTensor& tensor, const DeviceArrays& arrays, CudaSt
                    BlockPerUnit(p.row_blocks, kThreads, 2 * kChainPiece * sizeof(float)), stream,
                    p);
   if (error != 0) return error;
-  return LaunchKernel(SumTensorKernel,
-                      BlockPerUnit(1, kThreads, 2 * kChainPiece * sizeof(double)), stream, p);
+  const LaunchShape totals = BlockPerUnit(1, kThreads, 2 * kChainPiece * sizeof(double));
+  return FirstError({LaunchKernel(SumTensorKernel, totals, stream, p),
+                     LaunchSumFigures(tensor, arrays, stream)});
 }
 
 }  // namespace sinq::kernels

@@ -13,6 +13,7 @@
 #include "kernels/cuda_steps.h"
 #include "kernels/fit_cuda.cuh"
 #include "kernels/group_cuda.cuh"
+#include "kernels/hadamard_cuda.h"
 #include "kernels/hqq_cuda.h"
 
 namespace sinq::kernels {
@@ -94,6 +95,8 @@ int LaunchFit(const CudaTensor& tensor, const DeviceWeights& weights, const Tile
               const DeviceArrays& arrays, void* workspace, CudaStream stream) {
   if (RoundingOf(tensor.params.method) == Rounding::kHqq)
     return LaunchHqq(tensor, weights, panel, arrays, workspace, stream);
+  if (RoundingOf(tensor.params.method) == Rounding::kHadamard)
+    return LaunchHadamardFit(tensor, weights, panel, arrays, workspace, stream);
   const FitArguments p = FitArgumentsOf(tensor, weights, panel, arrays, workspace);
   const LaunchShape shape = ThreadPerUnit(tensor.tile_rows * panel.tiles, kThreads);
   return ForDtype(weights.dtype, [&](auto dtype) {

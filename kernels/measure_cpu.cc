@@ -5,6 +5,7 @@
 
 #include "kernels/group_store.h"
 #include "kernels/half.h"
+#include "kernels/measuring.h"
 
 namespace sinq::kernels {
 namespace {
@@ -45,14 +46,7 @@ Measurement MeasureTile(const TileOps& ops, const ReadyTile& ready, const FitPar
           SumRows(arrays.power, ready.tile.rows, ready.balance.exponent)};
 }
 
-// Candidates that share balanced tiles.
-bool ShareTiles(const MatrixView& in, const QuantParams& a, const QuantParams& b) {
-  return GroupOf(in, a) == GroupOf(in, b) && a.profile == b.profile &&
-         Balances(a.method) == Balances(b.method) &&
-         (a.method == Method::kRtn) == (b.method == Method::kRtn);
-}
-
-// All candidates that share tiles with candidate `first`.
+// Some candidates that share their tiles.
 absl::Status MeasureShared(const PassContext& context, absl::Span<const QuantParams> candidates,
                            const std::vector<size_t>& shared, absl::Span<Measurement> measured) {
   const QuantParams& first = candidates[shared.front()];
@@ -101,15 +95,7 @@ absl::Status MeasureColumnScales(const PassContext& context, const QuantParams& 
 absl::Status MeasureCandidates(const PassContext& context, absl::Span<const QuantParams> candidates,
                                absl::Span<Measurement> measured) {
   std::fill(measured.begin(), measured.end(), Measurement());
-  std::vector<bool> done(candidates.size(), false);
-  for (size_t first = 0; first < candidates.size(); ++first) {
-    if (done[first]) continue;
-    std::vector<size_t> shared;
-    for (size_t c = first; c < candidates.size(); ++c) {
-      if (done[c] || !ShareTiles(context.in, candidates[first], candidates[c])) continue;
-      done[c] = true;
-      shared.push_back(c);
-    }
+  for (const std::vector<size_t>& shared : SharedTiles(context.in.cols, candidates)) {
     if (absl::Status status = MeasureShared(context, candidates, shared, measured); !status.ok())
       return status;
   }

@@ -6,8 +6,8 @@
 #include "kernels/cuda_chain.cuh"
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_steps.h"
-#include "kernels/fit_cuda.cuh"
-#include "kernels/group_cuda.cuh"
+#include "kernels/hadamard_cuda.h"
+#include "kernels/score_cuda.cuh"
 
 namespace sinq::kernels {
 namespace {
@@ -24,15 +24,7 @@ __global__ void __launch_bounds__(kThreads) ScoreKernel(FitArguments p) {
     const GroupPlace place = PlaceOf(p, n);
     float y[kGroup];
     LoadGroup<kDtype, kGroup>(p, place, y);
-    GroupFit fit = FitDefault<kBook>(y, p.rules);
-    // The scale and zero of a constant group were not scored.
-    Score<kBook>(y, p.rules, fit);
-    float power = 0;
-#pragma unroll
-    for (int k = 0; k < kGroup; ++k) power = Fma(y[k], y[k], power);
-    const int64_t at = place.tile * p.panel.padded_rows + place.row;
-    p.panel.score_error[at] = fit.error;
-    p.panel.score_power[at] = power;
+    StoreScore<kBook>(p, place, y);
   }
 }
 
@@ -78,17 +70,24 @@ int LaunchBook(const FitArguments& p, const LaunchShape& shape, CudaStream strea
   return LaunchKernel(ScoreKernel<kDtype, kGroup, 0>, shape, stream, p);
 }
 
+int LaunchScores(const CudaTensor& tensor, const FitArguments& p, CudaStream stream) {
+  const LaunchShape shape = ThreadPerUnit(p.rows * p.tiles, kThreads);
+  return ForDtype(p.weights.dtype, [&](auto dtype) {
+    return ForGroup(tensor.group, [&](auto group) {
+      return LaunchBook<dtype.value, group.value>(p, shape, stream);
+    });
+  });
+}
+
 }  // namespace
 
 int LaunchScore(const CudaTensor& tensor, const DeviceWeights& weights, const TilePanel& panel,
                 const DeviceArrays& arrays, void* workspace, CudaStream stream) {
   const FitArguments p = FitArgumentsOf(tensor, weights, panel, arrays, workspace);
-  const LaunchShape shape = ThreadPerUnit(p.rows * p.tiles, kThreads);
-  const int error = ForDtype(weights.dtype, [&](auto dtype) {
-    return ForGroup(tensor.group, [&](auto group) {
-      return LaunchBook<dtype.value, group.value>(p, shape, stream);
-    });
-  });
+  const bool transforms = RoundingOf(tensor.params.method) == Rounding::kHadamard;
+  const int error =
+      transforms ? LaunchHadamardScore(tensor, weights, panel, arrays, workspace, stream)
+                 : LaunchScores(tensor, p, stream);
   const LaunchShape sums =
       BlockPerUnit(p.tiles, kSumThreads, 2 * kChainPiece * sizeof(float));
   return FirstError({error, LaunchKernel(SumTilesKernel, sums, stream, p)});

@@ -15,9 +15,6 @@ namespace {
 constexpr int64_t kPackedRowsPerTask = 512;  // packed rows between two looks at `cancelled`
 constexpr int64_t kDenseRowsPerTask = 32;
 
-// Column scales of the activation-aware methods stay within these (README.md section 10).
-constexpr float kLeastColumnScale = 0x1p-14f, kLargestColumnScale = 0x1p15f;
-
 // aux as it will be stored.
 QuantParams Effective(QuantParams params, int64_t rows, int64_t cols) {
   params.aux = EffectiveAux(params, rows, cols);

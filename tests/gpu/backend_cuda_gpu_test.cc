@@ -102,6 +102,77 @@ TEST_F(GpuTest, SmallShapesInEveryWay) {
   }
 }
 
+// Methods, layouts and tilings beyond those: activations with more samples than a block takes at
+// once, and second moments.
+TEST_F(GpuTest, SmallShapesOfFurtherMethods) {
+  Start();
+  if (backends_.empty()) return;
+  uint32_t seed = 0;
+  for (const Method method : {Method::kAsinq, Method::kAsinqL2, Method::kAwq, Method::kHadamard,
+                              Method::kSinqHqq, Method::kSinqNf4}) {
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const Tiling tiling : {Tiling::k1D, Tiling::k2D}) {
+        for (const int tokens : {0, 7, 150}) {
+          ++seed;
+          QuantParams params{method, profile, AuxStorage::kF16, 4, 32 << seed % 3, false, tiling};
+          if (method == Method::kHadamard) params.layout = Layout::kDense;
+          if (!Validate(params).ok()) continue;
+          TestMatrix matrix = MakeTestMatrix(tiling == Tiling::k2D ? 128 : 165, 384,
+                                             static_cast<WeightDtype>(seed % 4), seed);
+          if (tokens == 0) GiveMoments(matrix, seed);
+          if (tokens > 0) GiveSamples(matrix, tokens, seed);
+          const MatrixView in = matrix.View();
+          EXPECT_EQ(Difference(RunBackend(ReferenceBackend(), in, params),
+                               RunBackend(backend(), in, params)),
+                    "")
+              << tokens << " tokens " << DescribeCase(in, params);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(GpuTest, MeasuringCalls) {
+  Start();
+  if (backends_.empty()) return;
+  std::vector<QuantParams> candidates;
+  for (const Method method :
+       {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kHqq, Method::kHadamard}) {
+    for (const int bits : {3, 4, 8}) {
+      for (const int group : {32, 64, 128}) {
+        QuantParams params{method, Profile::kDefault, AuxStorage::kF16, bits, group, false};
+        if (method == Method::kHadamard) params.layout = Layout::kDense;
+        if (Validate(params).ok()) candidates.push_back(params);
+      }
+    }
+  }
+  const auto never = [] { return false; };
+  for (uint32_t seed = 0; seed < 4; ++seed) {
+    TestMatrix matrix = MakeTestMatrix(165, 384, static_cast<WeightDtype>(seed), seed);
+    FoldScales(matrix, seed == 1, seed == 2, 5);
+    const MatrixView in = matrix.View();
+    std::vector<float> expected(384), actual(384);
+    std::vector<Measurement> oracle(candidates.size()), measured(candidates.size());
+    ASSERT_TRUE(ReferenceBackend()
+                    .MeasureColumns(in, {}, {}, absl::MakeSpan(expected), RunSerially, never)
+                    .ok());
+    ASSERT_TRUE(backend()
+                    .MeasureColumns(in, {}, {}, absl::MakeSpan(actual), RunSerially, never)
+                    .ok());
+    EXPECT_EQ(expected, actual) << "dtype " << seed;
+    ASSERT_TRUE(ReferenceBackend()
+                    .MeasureErrors(in, candidates, {}, absl::MakeSpan(oracle), RunSerially, never)
+                    .ok());
+    ASSERT_TRUE(backend()
+                    .MeasureErrors(in, candidates, {}, absl::MakeSpan(measured), RunSerially, never)
+                    .ok());
+    for (size_t c = 0; c < candidates.size(); ++c) {
+      EXPECT_EQ(oracle[c].error, measured[c].error) << DescribeCase(in, candidates[c]);
+      EXPECT_EQ(oracle[c].power, measured[c].power) << DescribeCase(in, candidates[c]);
+    }
+  }
+}
+
 TEST_F(GpuTest, SpecialInputs) {
   Start();
   if (backends_.empty()) return;
@@ -122,6 +193,22 @@ TEST_F(GpuTest, AttentionLayer) {
   if (backends_.empty()) return;
   for (const Profile profile : {Profile::kDefault, Profile::kUpstream})
     ExpectSameBytes(4096, 4096, {Method::kSinq, profile});
+}
+
+// A search of real size.
+TEST_F(GpuTest, AttentionLayerWithActivations) {
+  Start();
+  if (backends_.empty()) return;
+  const std::vector<std::byte> bytes = LayerBytes(1024, 2048, 1);
+  const std::vector<float> samples = LayerLikeValues(256, 2048, 3);
+  const ActivationView activations{samples, 256, {}};
+  MatrixView in{bytes.data(), 1024, 2048, WeightDtype::kBf16, {}};
+  in.activations = &activations;
+  const auto cpu = MakeCpuBackend();
+  for (const Method method : {Method::kAsinq, Method::kAwq}) {
+    const QuantizedPlanes expected = RunBackend(*cpu, in, {method}, RunOnAllCores, 16);
+    EXPECT_EQ(Difference(expected, RunBackend(backend(), in, {method})), "");
+  }
 }
 
 TEST_F(GpuTest, FeedForwardLayer) {

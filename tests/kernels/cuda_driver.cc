@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/activation_search.h"  // CheckActivations
+#include "kernels/cuda_outcomes.h"
 #include "kernels/cuda_steps.h"
-#include "kernels/element.h"
 #include "kernels/kurtosis.h"
+#include "kernels/non_finite.h"
 
 namespace sinq::kernels {
 namespace {
@@ -74,18 +76,6 @@ class Upload {
   int error_ = 0;
 };
 
-absl::Status FirstNonFinite(const MatrixView& in, int64_t first_row) {
-  for (int64_t i = first_row; i < in.rows; ++i) {
-    for (int64_t k = 0; k < in.cols; ++k) {
-      const float value = ElementAt(in, i, k);
-      if (std::isfinite(value)) continue;
-      return absl::InvalidArgumentError(absl::StrCat("element [", i, ", ", k, "] is ",
-                                                     std::isnan(value) ? "NaN" : "infinite"));
-    }
-  }
-  return absl::InternalError("all elements are finite");
-}
-
 // One call of Quantize.
 class Run {
  public:
@@ -105,7 +95,8 @@ class Run {
   }
 
   absl::Status Do() {
-    for (const auto step : {&Run::Gate, &Run::Balance, &Run::Store, &Run::Encode, &Run::Sum}) {
+    for (const auto step :
+         {&Run::Gate, &Run::Search, &Run::Balance, &Run::Store, &Run::Encode, &Run::Sum}) {
       if (absl::Status status = (this->*step)(); !status.ok()) return status;
     }
     return absl::OkStatus();
@@ -155,6 +146,56 @@ class Run {
     return absl::OkStatus();
   }
 
+  absl::Status Search() {
+    if (!tensor_.has_candidates) return absl::OkStatus();
+    if (absl::Status status = CheckActivations(in_); !status.ok()) return status;
+    const ActivationView& given = *in_.activations;
+    const bool moments = given.samples.empty();
+    const absl::Span<const float> values = moments ? given.second_moments : given.samples;
+    // As the device has it: aligned, and an allocation of its own.
+    const Piece copy(values.size() * sizeof(float));
+    std::memcpy(copy.data(), values.data(), values.size() * sizeof(float));
+    const DeviceInputs inputs{reinterpret_cast<const float*>(copy.data()),
+                              moments ? in_.cols : given.tokens, moments};
+    absl::Status status = NoteTiles();
+    if (status.ok()) status = Check(LaunchCandidates(tensor_, inputs, arrays_, nullptr));
+    if (status.ok()) status = SearchRows(inputs);
+    if (status.ok()) status = Check(LaunchChooseFactor(tensor_, arrays_, nullptr));
+    return status;
+  }
+
+  absl::Status NoteTiles() {
+    const CudaTensor search = SearchTensorOf(tensor_);
+    const int64_t cut = Cut(cuts_.tiles, search.tiles);
+    for (int64_t first = 0; first < search.tiles; first += cut) {
+      const TilePanel panel{first, std::min(cut, search.tiles - first)};
+      const PanelExtent extent = ExtentOf(search, panel);
+      const Upload upload(in_, extent.rows, extent.first_col, extent.cols);
+      const Piece workspace(PanelBytes(search, panel.tiles));
+      absl::Status status = Check(upload.error());
+      for (const auto launch : {LaunchBalance, LaunchNoteTiles}) {
+        if (status.ok()) {
+          status =
+              Check(launch(search, upload.view(), panel, arrays_, workspace.data(), nullptr));
+        }
+      }
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status SearchRows(const DeviceInputs& inputs) {
+    const int64_t cut = cuts_.tiles == 0 ? in_.rows : 32 * cuts_.tiles;
+    for (int64_t first = 0; first < in_.rows; first += cut) {
+      const Upload upload(in_, {first, std::min(first + cut, in_.rows)}, 0, in_.cols);
+      absl::Status status = Check(upload.error());
+      if (status.ok())
+        status = Check(LaunchSearch(tensor_, upload.view(), inputs, arrays_, nullptr));
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Balance() {
     const int64_t cut = Cut(cuts_.tiles, tensor_.tiles);
     for (int64_t first = 0; first < tensor_.tiles; first += cut) {
@@ -166,6 +207,10 @@ class Run {
       if (!status.ok()) return status;
       status = Check(
           LaunchBalance(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
+      if (status.ok() && tensor_.has_candidates) {
+        status =
+            Check(LaunchScaleColumns(tensor_, panel, arrays_, workspace.data(), nullptr));
+      }
       const auto fit = tensor_.measures_errors ? LaunchScore : LaunchFit;
       if (status.ok() && (tensor_.measures_errors || !planes_.empty()))
         status = Check(fit(tensor_, upload.view(), panel, arrays_, workspace.data(), nullptr));
@@ -175,17 +220,10 @@ class Run {
   }
 
   absl::Status Collect() {
-    int64_t bad_row = -1, rounds = 0;
-    for (int64_t j = 0; j < tensor_.tiles; ++j) {
-      const DeviceTileOutcome& tile = arrays_.outcomes[j];
-      if (tile.bad_row >= 0 && (bad_row < 0 || tile.bad_row < bad_row)) bad_row = tile.bad_row;
-      stats_.imbalance_before = std::max<double>(stats_.imbalance_before, tile.imbalance_before);
-      stats_.imbalance_after = std::max<double>(stats_.imbalance_after, tile.imbalance_after);
-      ++stats_.tiles_by_rounds.at(static_cast<size_t>(tile.rounds));
-      rounds += tile.rounds;
-    }
-    stats_.mean_rounds = static_cast<double>(rounds) / static_cast<double>(tensor_.tiles);
-    return bad_row < 0 ? absl::OkStatus() : FirstNonFinite(in_, bad_row);
+    const std::vector<DeviceTileOutcome> outcomes(arrays_.outcomes,
+                                                  arrays_.outcomes + tensor_.tiles);
+    AddOutcomes(outcomes, stats_);
+    return CheckFinite(outcomes, in_);
   }
 
   absl::Status Store() {
@@ -258,8 +296,7 @@ class Run {
   absl::Status Sum() {
     if (absl::Status status = Check(LaunchSumErrors(tensor_, arrays_, nullptr)); !status.ok())
       return status;
-    const DeviceSummary& summary = *arrays_.summary;
-    stats_.relative_error = summary.power == 0 ? 0 : std::sqrt(summary.error / summary.power);
+    SetErrorFigures(*arrays_.summary, stats_);
     return absl::OkStatus();
   }
 

@@ -14,7 +14,7 @@ namespace sinq::kernels {
 
 // How a tensor is cut. 0: not at all.
 struct CudaCuts {
-  int64_t tiles = 0;        // to a panel
+  int64_t tiles = 0;        // to a panel; also blocks of 32 rows to a range of the search
   int64_t packed_rows = 0;  // to a range of the encoder
   int64_t moment_rows = 0;  // to a range of the moments
 };

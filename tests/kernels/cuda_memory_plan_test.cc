@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda_arena.h"
+#include "kernels/launch_config.h"  // kRowsPerBlock
 #include "kernels/layout.h"
 
 namespace sinq::kernels {
@@ -56,6 +57,24 @@ size_t LargestPanel(const CudaMemoryPlan& plan, const MatrixView& in) {
   return largest;
 }
 
+// Methods that need activations: the panels that are noted and the rows that are searched.
+void ExpectSearchFits(const CudaMemoryPlan& plan, const MatrixView& in) {
+  EXPECT_EQ(plan.search_rows > 0, plan.tensor.has_candidates);
+  EXPECT_EQ(plan.inputs_bytes > 0, plan.tensor.has_candidates);
+  if (!plan.tensor.has_candidates) return;
+  const CudaTensor search = SearchTensorOf(plan.tensor);
+  EXPECT_TRUE(plan.search_rows % kRowsPerBlock == 0 || plan.search_rows == in.rows);
+  const size_t around = plan.resident ? WeightsBytes(in, in.rows, in.cols) : 0;
+  for (int64_t first = 0; first < search.tiles; first += plan.search_tiles) {
+    const int64_t tiles = std::min(plan.search_tiles, search.tiles - first);
+    const PanelExtent extent = ExtentOf(search, {first, tiles});
+    EXPECT_LE(around + (plan.resident ? 0 : WeightsBytes(in, in.rows, extent.cols)) +
+                  PanelBytes(search, tiles),
+              plan.moving_bytes);
+  }
+  EXPECT_LE(WeightsBytes(in, plan.search_rows, in.cols), plan.moving_bytes);
+}
+
 void ExpectFits(const CudaMemoryPlan& plan, const MatrixView& in, size_t arena_bytes,
                 size_t limit_bytes) {
   EXPECT_LE(plan.total_bytes(), arena_bytes);
@@ -68,6 +87,7 @@ void ExpectFits(const CudaMemoryPlan& plan, const MatrixView& in, size_t arena_b
   }
   EXPECT_EQ(plan.moment_rows > 0, HasKurtosisGate(plan.tensor.params));
   EXPECT_GE(plan.arrays_bytes, DeviceArraysBytes(plan.tensor));
+  ExpectSearchFits(plan, in);
   if (plan.resident) {
     EXPECT_LE(WeightsBytes(in, in.rows, in.cols) + CodesBytes(plan.tensor, plan.encode_rows) +
                   LinesBytes(plan.tensor, {0, in.rows}) + PanelBytes(plan.tensor, plan.panel_tiles),
@@ -107,7 +127,8 @@ QuantParams RandomParams(std::mt19937& random) {
   params.bits = (const int[]){2, 3, 4, 5, 6, 8}[random() % 6];
   params.group_size = 32 << random() % 3;
   params.aux = random() % 2 ? AuxStorage::kU8 : AuxStorage::kF16;
-  params.method = random() % 3 ? Method::kSinq : Method::kRtn;
+  params.method = (const Method[]){Method::kSinq, Method::kSinq, Method::kRtn, Method::kAsinq,
+                                   Method::kAwq}[random() % 5];
   params.profile = random() % 2 ? Profile::kDefault : Profile::kUpstream;
   params.symmetric = params.bits > 2 && random() % 2;
   const Layout layouts[] = {
@@ -123,9 +144,12 @@ TEST(CudaMemoryPlanTest, EveryPieceOfEveryPlanFits) {
   int resident = 0, cut = 0, refused = 0;
   for (int i = 0; i < 3000; ++i) {
     const QuantParams params = RandomParams(random);
-    const MatrixView in = Shape(1 + static_cast<int64_t>(random() % 700),
-                                16 * (1 + static_cast<int64_t>(random() % 60)),
-                                static_cast<WeightDtype>(random() % 4));
+    MatrixView in = Shape(1 + static_cast<int64_t>(random() % 700),
+                          16 * (1 + static_cast<int64_t>(random() % 60)),
+                          static_cast<WeightDtype>(random() % 4));
+    const std::vector<float> samples(static_cast<size_t>(in.cols) * (1 + random() % 9));
+    const ActivationView activations{samples, static_cast<int64_t>(samples.size()) / in.cols, {}};
+    if (NeedsActivations(params.method)) in.activations = &activations;
     if (!Validate(params).ok() || !PlanesOf(params, in.rows, in.cols).ok()) continue;
     const size_t arena_bytes = (size_t{1} << (14 + random() % 9)) + random() % 10000;
     const size_t limit_bytes = arena_bytes >> random() % 4;
@@ -146,10 +170,13 @@ TEST(CudaMemoryPlanTest, EveryPieceOfEveryPlanFits) {
 }
 
 TEST(CudaMemoryPlanTest, TheRefusalNamesWhatWouldDo) {
-  const MatrixView in = Shape(512, 1024);
-  for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
-    QuantParams params;
-    params.profile = profile;
+  MatrixView in = Shape(512, 1024);
+  const std::vector<float> samples(7 * 1024);
+  const ActivationView activations{samples, 7, {}};
+  in.activations = &activations;
+  for (const QuantParams& params :
+       {QuantParams{}, QuantParams{Method::kSinq, Profile::kUpstream},
+        QuantParams{Method::kAsinq}}) {
     size_t enough = 0;  // the smallest arena that is not refused
     for (size_t bytes = 0; enough == 0; bytes += kArenaAlignment) {
       if (PlanCudaMemory(in, params, bytes, bytes).ok()) enough = bytes;
@@ -189,6 +216,41 @@ TEST(CudaMemoryPlanTest, TheGateMayClose) {
   const CudaTensor gated = PlanTensor(params, in.rows, in.cols);
   EXPECT_GE(plan->arrays_bytes, DeviceArraysBytes(gated));
   EXPECT_GE(PanelWorkspaceBytes(plan->tensor, 8), PanelBytes(gated, 8));
+}
+
+TEST(CudaMemoryPlanTest, EveryPanelOfAMeasurementFits) {
+  std::mt19937 random(2);
+  int cut = 0, refused = 0;
+  for (int i = 0; i < 1000; ++i) {
+    QuantParams params = RandomParams(random);
+    params.method = (const Method[]){Method::kSinq, Method::kRtn, Method::kHqq}[random() % 3];
+    const MatrixView in = Shape(1 + static_cast<int64_t>(random() % 700),
+                                16 * (1 + static_cast<int64_t>(random() % 60)),
+                                static_cast<WeightDtype>(random() % 4));
+    const std::vector<CudaTensor> tensors(1 + random() % 5,
+                                          PlanErrorMeasure(params, in.rows, in.cols));
+    const size_t arena_bytes = (size_t{1} << (13 + random() % 9)) + random() % 10000;
+    const size_t limit_bytes = arena_bytes >> random() % 3;
+    const auto plan = PlanCudaMeasure(in, tensors, arena_bytes, limit_bytes);
+    if (!plan.ok()) {
+      EXPECT_TRUE(absl::IsResourceExhausted(plan.status())) << plan.status();
+      ++refused;
+      continue;
+    }
+    EXPECT_LE(plan->total_bytes(), arena_bytes);
+    EXPECT_LE(plan->moving_bytes, limit_bytes);
+    EXPECT_GE(plan->arrays_bytes, tensors.size() * DeviceArraysBytes(tensors[0]));
+    const int64_t tiles = tensors[0].tiles;
+    for (int64_t first = 0; first < tiles; first += plan->panel_tiles) {
+      const int64_t here = std::min(plan->panel_tiles, tiles - first);
+      const PanelExtent extent = ExtentOf(tensors[0], {first, here});
+      EXPECT_LE(WeightsBytes(in, in.rows, extent.cols) + PanelBytes(tensors[0], here),
+                plan->moving_bytes);
+    }
+    cut += plan->panel_tiles < tiles;
+  }
+  EXPECT_GT(cut, 50);
+  EXPECT_GT(refused, 50);
 }
 
 TEST(CudaMemoryPlanTest, FactorsAreCounted) {

@@ -28,12 +28,10 @@ bool IsPossible(const QuantParams& params, int64_t rows, int64_t cols) {
 // Returns whether the combination exists.
 bool ExpectAgreement(const MatrixView& in, const QuantParams& params, const CudaCuts& cuts = {}) {
   if (!IsPossible(params, in.rows, in.cols)) return false;
-  EXPECT_TRUE(HasCudaSteps(params));
   EXPECT_EQ(Difference(RunBackend(ReferenceBackend(), in, params),
                        RunBackend(CudaDriver({}, cuts), in, params)),
             "")
-      << DescribeCase(in, params) << " layout " << static_cast<int>(params.layout) << " "
-      << TilingName(params.tiling) << (params.own_column_scale ? "" : " without t");
+      << DescribeCase(in, params);
   return true;
 }
 
@@ -289,6 +287,149 @@ TEST(CudaHqqTest, SpecialInputs) {
   }
 }
 
+// ---------------------------------------------------------------- activations
+
+// In several orders of the threads, and more samples than a block takes at once.
+TEST(CudaActivationTest, EveryMethodProfileAndTiling) {
+  int cases = 0;
+  for (const Method method : {Method::kAsinq, Method::kAsinqL2, Method::kAwq}) {
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      for (const int tokens : {0, 1, 7, 16}) {
+        for (const Tiling tiling : {Tiling::k1D, Tiling::k2D}) {
+          const int group = 16 << cases % 3;
+          TestMatrix matrix = MakeTestMatrix(tiling == Tiling::k2D ? 64 : 40, 64 + group,
+                                             kDtypes[cases % 4], static_cast<uint32_t>(cases));
+          if (tokens == 0) GiveMoments(matrix, 5);
+          if (tokens > 0) GiveSamples(matrix, tokens, 5);
+          if (tokens == 7) FoldScales(matrix, false, true, 3);
+          const QuantParams params{method, profile, AuxStorage::kF16, 4, group, false, tiling};
+          const MatrixView in = matrix.View();
+          const cuda_on_cpu::Schedule schedule{static_cast<cuda_on_cpu::Order>(cases % 3),
+                                               static_cast<uint32_t>(cases)};
+          const CudaCuts cuts = cases % 2 == 0 ? CudaCuts{} : CudaCuts{1, 50, 40};
+          ASSERT_TRUE(IsPossible(params, in.rows, in.cols));
+          EXPECT_EQ(Difference(RunBackend(ReferenceBackend(), in, params),
+                               RunBackend(CudaDriver(schedule, cuts), in, params)),
+                    "")
+              << tokens << " tokens " << DescribeCase(in, params);
+          ++cases;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(cases, 48);
+}
+
+TEST(CudaActivationTest, MoreInputsThanABlockHolds) {
+  for (const bool moments : {false, true}) {
+    for (const Method method : {Method::kAsinq, Method::kAsinqL2}) {
+      TestMatrix matrix = MakeTestMatrix(33, 144, WeightDtype::kBf16, 12);
+      if (moments) {
+        GiveMoments(matrix, 8);
+      } else {
+        GiveSamples(matrix, 131, 8);
+      }
+      EXPECT_TRUE(ExpectAgreement(matrix.View(), {method, Profile::kDefault, AuxStorage::kF16, 3,
+                                                  16, false}));
+    }
+  }
+}
+
+TEST(CudaActivationTest, SpecialInputs) {
+  for (const SpecialMatrix& special : SpecialMatrices()) {
+    TestMatrix matrix = StoreMatrix(64, 128, WeightDtype::kF32, special.values);
+    GiveSamples(matrix, 6, 4);
+    for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
+      ExpectAgreement(matrix.View(), {Method::kAsinq, profile, AuxStorage::kF16, 4, 128, false});
+      if (HasFailure()) FAIL() << special.name;
+    }
+  }
+}
+
+// Inputs that are 0, or differ by orders of magnitude.
+TEST(CudaActivationTest, SpecialActivations) {
+  for (const float factor : {0.0f, 1e-20f, 1e18f}) {
+    TestMatrix matrix = MakeTestMatrix(40, 64, WeightDtype::kBf16, 13);
+    GiveSamples(matrix, 4, 4);
+    for (size_t i = 0; i < matrix.samples.size(); ++i) {
+      if (i % 64 % 3 == 0) matrix.samples[i] *= factor;
+    }
+    EXPECT_TRUE(ExpectAgreement(matrix.View(), {Method::kAwq, Profile::kDefault,
+                                                AuxStorage::kF16, 4, 32, false}));
+  }
+}
+
+// The search must be seen to matter: a mutant input chooses another factor.
+TEST(CudaActivationTest, OtherInputsGiveOtherBytes) {
+  TestMatrix matrix = MakeTestMatrix(64, 128, WeightDtype::kBf16, 14);
+  GiveSamples(matrix, 9, 4);
+  const QuantParams params{Method::kAsinq, Profile::kDefault, AuxStorage::kF16};
+  const QuantizedPlanes expected = RunBackend(ReferenceBackend(), matrix.View(), params);
+  for (float& x : matrix.samples) x = 1 / (x + 3);
+  EXPECT_NE(Difference(expected, RunBackend(CudaDriver(), matrix.View(), params)), "");
+}
+
+// ---------------------------------------------------------------- Hadamard
+
+TEST(CudaHadamardTest, EveryStorage) {
+  int cases = 0;
+  for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16, AuxStorage::kF32}) {
+    for (const int bits : {2, 4, 8}) {
+      for (const int group : {16, 32, 64, 128}) {
+        for (const bool symmetric : {false, true}) {
+          const QuantParams params{Method::kHadamard, Profile::kDefault, aux, bits, group,
+                                   symmetric,         Tiling::k1D,       Layout::kDense};
+          const TestMatrix matrix =
+              MakeTestMatrix(64, 256, kDtypes[cases % 4], static_cast<uint32_t>(cases));
+          cases += ExpectAgreement(matrix.View(), params,
+                                   cases % 2 == 0 ? CudaCuts{} : CudaCuts{3, 50, 0});
+          if (HasFailure()) return;
+        }
+      }
+    }
+  }
+  EXPECT_GT(cases, 60);
+}
+
+TEST(CudaHadamardTest, SpecialInputsAndOddRows) {
+  const QuantParams params{Method::kHadamard, Profile::kDefault, AuxStorage::kF16, 4, 64,
+                           false,             Tiling::k1D,       Layout::kDense};
+  for (const SpecialMatrix& special : SpecialMatrices()) {
+    const TestMatrix matrix = StoreMatrix(64, 128, WeightDtype::kF32, special.values);
+    ExpectAgreement(matrix.View(), params);
+    if (HasFailure()) FAIL() << special.name;
+  }
+  for (const int64_t rows : {1, 7, 33})
+    ExpectAgreement(MakeTestMatrix(rows, 96, WeightDtype::kBf16, 3).View(), params);
+}
+
+// ---------------------------------------------------------------- figures
+
+// Rows around every eighth, strands that begin inside a row, ranges of any size.
+TEST(CudaFigureTest, EveryShapeAndCut) {
+  int cases = 0;
+  for (const int64_t rows : {1, 7, 8, 9, 63, 70}) {
+    for (const int64_t cols : {32, 96, 160}) {
+      for (const int bits : {3, 4, 5, 8}) {
+        const Profile profile = cases % 2 == 0 ? Profile::kDefault : Profile::kUpstream;
+        const QuantParams params{Method::kSinq, profile, AuxStorage::kF16, bits, 32, false};
+        const TestMatrix matrix =
+            MakeTestMatrix(rows, cols, WeightDtype::kBf16, static_cast<uint32_t>(cases));
+        for (const CudaCuts& cuts : {CudaCuts{}, CudaCuts{0, 1, 0}, CudaCuts{0, 7, 0}})
+          cases += ExpectAgreement(matrix.View(), params, cuts);
+        if (HasFailure()) return;
+      }
+    }
+  }
+  EXPECT_GT(cases, 150);
+}
+
+TEST(CudaFigureTest, AllAreThere) {
+  const TensorStats stats =
+      RunBackend(CudaDriver(), MakeTestMatrix(40, 64, WeightDtype::kBf16, 2).View(), {}).stats;
+  EXPECT_TRUE(stats.balanced_error && stats.cosine && stats.max_abs_error);
+}
+
 // ---------------------------------------------------------------- measuring columns
 
 TEST(CudaMeasureTest, ColumnScalesOfAnyMethodAndLayout) {
@@ -318,11 +459,13 @@ TEST(CudaMeasureTest, ColumnScalesOfAnyMethodAndLayout) {
 std::vector<QuantParams> MeasuredCandidates() {
   std::vector<QuantParams> candidates;
   for (const Method method :
-       {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kNf3, Method::kHqq}) {
+       {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kNf3, Method::kHqq, Method::kAsinq,
+        Method::kHadamard}) {
     for (const Profile profile : {Profile::kDefault, Profile::kUpstream}) {
       for (const int bits : {2, 3, 4, 8}) {
         for (const int group : {32, 64}) {
-          for (const Layout layout : {Layout::kSinq, Layout::kCompressedTensors, Layout::kGptq}) {
+          for (const Layout layout : {Layout::kSinq, Layout::kCompressedTensors, Layout::kGptq,
+                                      Layout::kDense}) {
             QuantParams params{method,          profile, AuxStorage::kF16, bits, group,
                                bits + group == 36, Tiling::k1D, layout};
             if (Validate(params).ok()) candidates.push_back(params);
@@ -354,19 +497,6 @@ TEST(CudaMeasureTest, ErrorsOfCandidates) {
       EXPECT_EQ(expected[c].error, actual[c].error) << DescribeCase(in, candidates[c]);
       EXPECT_EQ(expected[c].power, actual[c].power) << DescribeCase(in, candidates[c]);
     }
-  }
-}
-
-// ---------------------------------------------------------------- what is left to the CPU
-
-TEST(CudaMethodsTest, MethodsWithoutDeviceCodeAreTold) {
-  for (const Method method : {Method::kSinq, Method::kRtn, Method::kSinqNf4, Method::kNf4,
-                              Method::kSinqNf3, Method::kNf3, Method::kSinqHqq, Method::kHqq}) {
-    EXPECT_TRUE(HasCudaSteps({method})) << MethodName(method);
-  }
-  for (const Method method :
-       {Method::kAsinq, Method::kAsinqL2, Method::kAwq, Method::kHadamard}) {
-    EXPECT_FALSE(HasCudaSteps({method})) << MethodName(method);
   }
 }
 

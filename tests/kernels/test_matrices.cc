@@ -1,5 +1,6 @@
 #include "tests/kernels/test_matrices.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <random>
@@ -32,6 +33,12 @@ TestMatrix Fp8(int64_t rows, int64_t cols, uint32_t seed) {
 
 }  // namespace
 
+MatrixView TestMatrix::View() const {
+  MatrixView view{bytes.data(), rows, cols, dtype, block_scales, row_factor, column_factor};
+  if (!samples.empty() || !second_moments.empty()) view.activations = &activations;
+  return view;
+}
+
 TestMatrix StoreMatrix(int64_t rows, int64_t cols, WeightDtype dtype,
                        const std::vector<float>& values) {
   TestMatrix m{rows, cols, dtype, {}, {}};
@@ -62,6 +69,41 @@ std::vector<float> LayerLikeValues(int64_t rows, int64_t cols, uint32_t seed) {
 TestMatrix MakeTestMatrix(int64_t rows, int64_t cols, WeightDtype dtype, uint32_t seed) {
   if (dtype == WeightDtype::kF8E4M3) return Fp8(rows, cols, seed);
   return StoreMatrix(rows, cols, dtype, LayerLikeValues(rows, cols, seed));
+}
+
+void FoldScales(TestMatrix& m, bool rows, bool columns, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  const auto factor = [&] { return std::exp2(std::clamp(normal(random), -2.0f, 2.0f)); };
+  for (int64_t i = 0; rows && i < m.rows; ++i) m.row_factor.push_back(factor());
+  for (int64_t k = 0; columns && k < m.cols; ++k) m.column_factor.push_back(factor());
+}
+
+void GiveSamples(TestMatrix& m, int64_t tokens, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> spread;
+  for (int64_t k = 0; k < m.cols; ++k) spread.push_back(std::exp(0.8f * normal(random)));
+  for (int64_t i = 0; i < tokens * m.cols; ++i)
+    m.samples.push_back(normal(random) * spread[static_cast<size_t>(i % m.cols)]);
+  m.activations = {m.samples, tokens, {}};
+}
+
+void GiveMoments(TestMatrix& m, uint32_t seed) {
+  constexpr int64_t kTokens = 9;
+  GiveSamples(m, kTokens, seed);
+  const auto sample = [&](int64_t token, int64_t k) {
+    return m.samples[static_cast<size_t>(token * m.cols + k)];
+  };
+  for (int64_t a = 0; a < m.cols; ++a) {
+    for (int64_t b = 0; b < m.cols; ++b) {
+      float sum = 0;
+      for (int64_t token = 0; token < kTokens; ++token) sum += sample(token, a) * sample(token, b);
+      m.second_moments.push_back(sum / kTokens);
+    }
+  }
+  m.samples.clear();
+  m.activations = {{}, 0, m.second_moments};
 }
 
 std::vector<SpecialMatrix> SpecialMatrices() {
@@ -100,7 +142,9 @@ std::vector<SpecialMatrix> SpecialMatrices() {
 std::string DescribeCase(const MatrixView& in, const QuantParams& p) {
   return absl::StrCat(in.rows, "x", in.cols, " dtype ", static_cast<int>(in.dtype), " bits ",
                       p.bits, " group ", p.group_size, p.symmetric ? " symmetric " : " asymmetric ",
-                      AuxName(p.aux), " ", ProfileName(p.profile), " ", MethodName(p.method));
+                      AuxName(p.aux), " ", ProfileName(p.profile), " ", MethodName(p.method), " ",
+                      TilingName(p.tiling), " layout ", static_cast<int>(p.layout),
+                      p.own_column_scale ? "" : " no column scale");
 }
 
 }  // namespace sinq::kernels

@@ -18,7 +18,10 @@ struct TestMatrix {
   WeightDtype dtype = WeightDtype::kBf16;
   std::vector<std::byte> bytes;
   std::vector<float> block_scales;
-  MatrixView View() const { return {bytes.data(), rows, cols, dtype, block_scales}; }
+  std::vector<float> row_factor = {}, column_factor = {};
+  std::vector<float> samples = {}, second_moments = {};
+  ActivationView activations = {};  // of these two
+  MatrixView View() const;
 };
 
 // `values` in any dtype but FP8; BF16 by truncation.
@@ -27,6 +30,12 @@ TestMatrix StoreMatrix(int64_t rows, int64_t cols, WeightDtype dtype,
 // Weights as in a layer: rows and columns of different spread, a few outliers. FP8: any codes.
 TestMatrix MakeTestMatrix(int64_t rows, int64_t cols, WeightDtype dtype, uint32_t seed);
 std::vector<float> LayerLikeValues(int64_t rows, int64_t cols, uint32_t seed);
+
+// Folds scales from 1/4 to 4 into rows, columns or both.
+void FoldScales(TestMatrix& matrix, bool rows, bool columns, uint32_t seed);
+// Gives the matrix inputs: samples, or the second moments that some samples would have averaged to.
+void GiveSamples(TestMatrix& matrix, int64_t tokens, uint32_t seed);
+void GiveMoments(TestMatrix& matrix, uint32_t seed);
 
 struct SpecialMatrix {
   const char* name;
