@@ -1,8 +1,8 @@
 // Speed on a device, beside the copies that bound it, in one run. One JSON object on standard
 // output.
 //   device  balance + round + pack of weights that lie on the device: G weights/s by device events,
-//   beside
-//           a copy of the same weights from device memory to device memory
+//   beside a copy of the same weights from device memory to device memory; each layer alone on one
+//   stream, and the layers of a block on several streams, as the backend has them
 //   host    from page-locked host memory back to page-locked host memory through the backend, its
 //   streams
 //           overlapping, as a share of the bandwidth of a plain copy to the device made right
@@ -12,12 +12,14 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -29,7 +31,8 @@
 namespace sinq::kernels {
 namespace {
 
-constexpr int kStreams = 3;
+constexpr int kStreams = 3;        // of the backend
+constexpr int kDeviceStreams = 4;  // of weights that lie on the device
 
 struct LayerShape {
   const char* name;
@@ -68,27 +71,35 @@ void FillWeights(std::byte* to, int64_t count) {
   }
 }
 
-// What failed first; checked before anything is printed.
+// What failed first; checked before anything is printed. Threads may share one.
 class Checker {
  public:
   void operator()(int cuda_error, const char* what) {
-    if (cuda_error != 0 && status_.ok())
-      status_ = absl::InternalError(absl::StrCat(what, ": CUDA error ", cuda_error));
+    if (cuda_error != 0)
+      (*this)(absl::InternalError(absl::StrCat(what, ": CUDA error ", cuda_error)));
   }
   void operator()(const absl::Status& status) {
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (status_.ok()) status_ = status;
   }
-  const absl::Status& status() const { return status_; }
+  absl::Status status() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return status_;
+  }
 
  private:
+  mutable std::mutex mutex_;
   absl::Status status_;
 };
 
 // One layer with everything on the device.
 class DeviceLayer {
  public:
-  DeviceLayer(const LayerShape& shape, Checker& check)
-      : shape_(shape), check_(check), tensor_(PlanTensor({}, shape.rows, shape.cols)) {
+  DeviceLayer(const LayerShape& shape, cudaStream_t stream, Checker& check)
+      : shape_(shape),
+        stream_(stream),
+        check_(check),
+        tensor_(PlanTensor({}, shape.rows, shape.cols)) {
     const std::vector<PlaneSpec> specs = PlanesOf({}, shape.rows, shape.cols).value();
     const size_t weight_bytes = static_cast<size_t>(2 * shape.weights());
     weights_.data = Allocate(weight_bytes);
@@ -118,21 +129,35 @@ class DeviceLayer {
   DeviceLayer(const DeviceLayer&) = delete;
   DeviceLayer& operator=(const DeviceLayer&) = delete;
 
+  // Puts the whole layer into its stream.
+  void Quantize() {
+    check_(cudaMemsetAsync(arrays_.summary, 0, sizeof(DeviceSummary), stream_), "cudaMemset");
+    const TilePanel panel{0, tensor_.tiles};
+    check_(LaunchBalance(tensor_, weights_, panel, arrays_, workspace_, stream_), "LaunchBalance");
+    check_(LaunchFit(tensor_, weights_, panel, arrays_, workspace_, stream_), "LaunchFit");
+    check_(LaunchStore(tensor_, arrays_, planes_, stream_), "LaunchStore");
+    check_(LaunchEncode(tensor_, range_, arrays_, stream_), "LaunchEncode");
+    check_(LaunchSumErrors(tensor_, arrays_, stream_), "LaunchSumErrors");
+  }
   double QuantizeSeconds() {
     Start();
-    check_(cudaMemsetAsync(arrays_.summary, 0, sizeof(DeviceSummary), nullptr), "cudaMemset");
-    const TilePanel panel{0, tensor_.tiles};
-    check_(LaunchBalance(tensor_, weights_, panel, arrays_, workspace_, nullptr), "LaunchBalance");
-    check_(LaunchFit(tensor_, weights_, panel, arrays_, workspace_, nullptr), "LaunchFit");
-    check_(LaunchStore(tensor_, arrays_, planes_, nullptr), "LaunchStore");
-    check_(LaunchEncode(tensor_, range_, arrays_, nullptr), "LaunchEncode");
-    check_(LaunchSumErrors(tensor_, arrays_, nullptr), "LaunchSumErrors");
+    Quantize();
     return Stop();
+  }
+  // Rounds of balancing that the tiles took, on average.
+  double MeanRounds() {
+    std::vector<DeviceTileOutcome> outcomes(static_cast<size_t>(tensor_.tiles));
+    check_(cudaMemcpy(outcomes.data(), arrays_.outcomes, outcomes.size() * sizeof outcomes[0],
+                      cudaMemcpyDeviceToHost),
+           "cudaMemcpy");
+    double rounds = 0;
+    for (const DeviceTileOutcome& outcome : outcomes) rounds += outcome.rounds;
+    return rounds / static_cast<double>(outcomes.size());
   }
   double CopySeconds() {
     Start();
     check_(cudaMemcpyAsync(copy_, weights_.data, static_cast<size_t>(2 * shape_.weights()),
-                           cudaMemcpyDeviceToDevice, nullptr),
+                           cudaMemcpyDeviceToDevice, stream_),
            "cudaMemcpy on the device");
     return Stop();
   }
@@ -144,16 +169,17 @@ class DeviceLayer {
     pieces_.push_back(piece);
     return piece;
   }
-  void Start() { check_(cudaEventRecord(begin_, nullptr), "cudaEventRecord"); }
+  void Start() { check_(cudaEventRecord(begin_, stream_), "cudaEventRecord"); }
   double Stop() {
     float milliseconds = 0;
-    check_(cudaEventRecord(end_, nullptr), "cudaEventRecord");
+    check_(cudaEventRecord(end_, stream_), "cudaEventRecord");
     check_(cudaEventSynchronize(end_), "cudaEventSynchronize");
     check_(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
     return milliseconds * 1e-3;
   }
 
   const LayerShape shape_;
+  const cudaStream_t stream_;
   Checker& check_;
   const CudaTensor tensor_;
   std::vector<void*> pieces_;
@@ -167,7 +193,7 @@ class DeviceLayer {
 };
 
 std::string DeviceFigures(const LayerShape& shape, int repetitions, Checker& check) {
-  DeviceLayer layer(shape, check);
+  DeviceLayer layer(shape, nullptr, check);
   layer.QuantizeSeconds(), layer.CopySeconds();  // loads the kernels
   std::vector<double> quantize, copy;
   for (int i = 0; i < repetitions && check.status().ok(); ++i) {
@@ -177,9 +203,72 @@ std::string DeviceFigures(const LayerShape& shape, int repetitions, Checker& che
   if (!check.status().ok()) return "";
   const double weights = static_cast<double>(shape.weights());
   return absl::StrCat("{\"layer\":\"", shape.name, "\",\"rows\":", shape.rows,
-                      ",\"cols\":", shape.cols,
+                      ",\"cols\":", shape.cols, ",\"mean_rounds\":", layer.MeanRounds(),
                       ",\"quantize_gweights_per_second\":", weights / Median(quantize) * 1e-9,
                       ",\"device_copy_gweights_per_second\":", weights / Median(copy) * 1e-9, "}");
+}
+
+// The layers of a block on several streams, each of which has a host thread to fill it: the largest
+// layers first, so that the streams end together.
+class DeviceBlock {
+ public:
+  explicit DeviceBlock(Checker& check) : check_(check) {
+    std::vector<LayerShape> shapes(std::begin(kLayers), std::end(kLayers));
+    std::sort(shapes.begin(), shapes.end(), [](const LayerShape& a, const LayerShape& b) {
+      return a.weights() > b.weights();
+    });
+    for (cudaStream_t& stream : streams_)
+      check_(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    std::array<int64_t, kDeviceStreams> load{};
+    for (const LayerShape& shape : shapes) {
+      const size_t least = std::min_element(load.begin(), load.end()) - load.begin();
+      load[least] += shape.weights();
+      weights_ += static_cast<double>(shape.weights());
+      layers_[least].push_back(std::make_unique<DeviceLayer>(shape, streams_[least], check));
+    }
+  }
+  ~DeviceBlock() {
+    for (auto& layers : layers_) layers.clear();
+    for (const cudaStream_t stream : streams_) check_(cudaStreamDestroy(stream), "cudaStreamDestroy");
+  }
+  DeviceBlock(const DeviceBlock&) = delete;
+  DeviceBlock& operator=(const DeviceBlock&) = delete;
+
+  double weights() const { return weights_; }
+  // Host seconds for `times` blocks.
+  double QuantizeSeconds(int times) {
+    check_(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    const double begin = Now();
+    std::vector<std::thread> threads;
+    for (auto& layers : layers_) {
+      threads.emplace_back([&layers, times] {
+        for (int i = 0; i < times; ++i) {
+          for (const auto& layer : layers) layer->Quantize();
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    check_(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    return Now() - begin;
+  }
+
+ private:
+  Checker& check_;
+  double weights_ = 0;
+  std::array<cudaStream_t, kDeviceStreams> streams_{};
+  std::array<std::vector<std::unique_ptr<DeviceLayer>>, kDeviceStreams> layers_;
+};
+
+std::string BlockFigures(int repetitions, Checker& check) {
+  constexpr int kBlocks = 8;
+  DeviceBlock block(check);
+  block.QuantizeSeconds(1);
+  std::vector<double> seconds;
+  for (int i = 0; i < repetitions && check.status().ok(); ++i)
+    seconds.push_back(block.QuantizeSeconds(kBlocks));
+  if (!check.status().ok()) return "";
+  return absl::StrCat("{\"streams\":", kDeviceStreams, ",\"quantize_gweights_per_second\":",
+                      kBlocks * block.weights() / Median(seconds) * 1e-9, "}");
 }
 
 // Layers in page-locked memory with room for their planes.
@@ -280,7 +369,7 @@ int Run(int repetitions) {
   Checker check;
   check(runtime.status());
   std::vector<std::string> layers;
-  std::string host, device;
+  std::string block, host, device;
   if (check.status().ok()) {
     const absl::StatusOr<CudaDeviceInfo> info = (*runtime)->DeviceInfo(0);
     check(info.status());
@@ -288,14 +377,16 @@ int Run(int repetitions) {
     check((*runtime)->UseDevice(0));
     for (const LayerShape& shape : kLayers)
       layers.push_back(DeviceFigures(shape, repetitions, check));
+    block = BlockFigures(repetitions, check);
     host = HostFigures(repetitions, check);
   }
   if (!check.status().ok()) {
     std::fprintf(stderr, "quantize_bench_cuda: %s\n", check.status().ToString().c_str());
     return 1;
   }
-  std::printf("{\"device\":\"%s\",\"repetitions\":%d,\"layers\":[%s],\"host\":%s}\n",
-              device.c_str(), repetitions, absl::StrJoin(layers, ",").c_str(), host.c_str());
+  std::printf("{\"device\":\"%s\",\"repetitions\":%d,\"layers\":[%s],\"block\":%s,\"host\":%s}\n",
+              device.c_str(), repetitions, absl::StrJoin(layers, ",").c_str(), block.c_str(),
+              host.c_str());
   return 0;
 }
 
