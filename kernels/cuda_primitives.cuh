@@ -42,10 +42,11 @@ __device__ __forceinline__ float Reciprocal(float x) { return x == 0 ? 0.0f : Di
 // RoundEven for |x| < 2^22 by two additions: at 1.5 * 2^23 numbers lie 1 apart, so the first
 // rounds as RoundEven does. The rounding instruction has a quarter of an addition's rate.
 inline constexpr float kRounder = 12582912.0f;
+inline constexpr unsigned kRounderBits = 0x4b400000u;  // as binary32
 __device__ __forceinline__ float RoundSmall(float x) { return Sub(Add(x, kRounder), kRounder); }
 // The integer itself.
 __device__ __forceinline__ int RoundSmallToInt(float x) {
-  return static_cast<int>(__float_as_uint(Add(x, kRounder)) - 0x4b400000u);
+  return static_cast<int>(__float_as_uint(Add(x, kRounder)) - kRounderBits);
 }
 
 // 2^exponent, -126 .. 127.

@@ -12,6 +12,12 @@ struct Four {
   float value[4];
 };
 
+// Four neighbouring values by one load; `at` is 16-byte aligned.
+__device__ __forceinline__ Four LoadFour(const float* at) {
+  const float4 values = *reinterpret_cast<const float4*>(at);
+  return {{values.x, values.y, values.z, values.w}};
+}
+
 // Raw bits of four weights, and what they say. The two are apart so that loads can be put in
 // flight before the first is needed.
 template <WeightDtype kDtype>

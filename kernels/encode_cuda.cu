@@ -47,12 +47,14 @@ __device__ void EncodeGroup(const EncodeArguments& p, const WeightCursor<kDtype>
   for (int c = 0; c < kGroup / 16; ++c) {
     const int first = 16 * c + 4 * member;
     const Four four = weights.Values(weights.Raw(0, first));
+    const Four inverse = LoadFour(p.arrays.inverse_column + column + first);
+    const Four t = LoadFour(p.arrays.column + column + first);
     for (int i = 0; i < 4; ++i) {
       const float weight = four.value[i];
-      const float y = Mul(weight, p.arrays.inverse_column[column + first + i]);
+      const float y = Mul(weight, inverse.value[i]);
       const CodeAndLevel coded = CodeOf<kCoding>(p, y, rule);
-      const float value = Mul(Mul(Sub(coded.level, rule.stored_zero), rule.stored_scale),
-                              p.arrays.column[column + first + i]);
+      const float value =
+          Mul(Mul(Sub(coded.level, rule.stored_zero), rule.stored_scale), t.value[i]);
       const float miss = Sub(value, weight);
       lanes.error[i] = Fma(miss, miss, lanes.error[i]);
       lanes.power[i] = Fma(weight, weight, lanes.power[i]);

@@ -78,8 +78,11 @@ __device__ CodeAndLevel CodeOf(const EncodeArguments& p, float y, const GroupRul
     }
     return coded;
   }
-  const int code = RoundSmallToInt(Clamp(exact, p.lowest, p.highest)) + p.offset;
-  return {code, static_cast<float>(code)};
+  const float bounded = Clamp(exact, p.lowest, p.highest);
+  const int code = RoundSmallToInt(bounded) + p.offset;
+  // Not converted from the integer: conversions have a fraction of an addition's rate.
+  const float level = RoundSmall(bounded);
+  return {code, IsUpstream(kCoding) ? Add(level, static_cast<float>(p.offset)) : level};
 }
 
 // ---------------------------------------------------------------- host

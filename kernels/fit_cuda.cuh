@@ -47,11 +47,9 @@ __device__ float SumOfSquares(const float (&y)[kGroup]) {
   return sum;
 }
 
-// What a value is coded as. kBook = 0: the nearest of 0, 1, .. top; else the last of kBook levels
-// whose lower bound is under the value.
+// The last of kBook levels whose lower bound is under the value.
 template <int kBook>
 __device__ float NearestLevel(float exact, const FitRules& rules) {
-  if constexpr (kBook == 0) return RoundSmall(Clamp(exact, 0.0f, rules.top));
   float level = rules.levels[0];
 #pragma unroll
   for (int i = 0; i + 1 < kBook; ++i)
@@ -59,23 +57,47 @@ __device__ float NearestLevel(float exact, const FitRules& rules) {
   return level;
 }
 
+// The sum of a group's codes. Codes 0, 1, .. top are integers, whose sum is exact in any order: it
+// is taken from the bits that rounding leaves (RoundSmallToInt), two of them by one instruction.
+template <int kBook>
+struct CodeSum {
+  float levels = 0;
+  unsigned bits = 0;
+
+  // What the value is coded as.
+  __device__ float Add(float exact, const FitRules& rules) {
+    if constexpr (kBook == 0) {
+      const float shifted = kernels::Add(Clamp(exact, 0.0f, rules.top), kRounder);
+      bits += __float_as_uint(shifted);
+      return Sub(shifted, kRounder);
+    } else {
+      const float level = NearestLevel<kBook>(exact, rules);
+      levels = kernels::Add(levels, level);
+      return level;
+    }
+  }
+  __device__ float Of(unsigned count) const {
+    return kBook == 0 ? static_cast<float>(bits - count * kRounderBits) : levels;
+  }
+};
+
 // Codes the group with the fit's scale and zero.
 template <int kBook, int kGroup>
 __device__ void Score(const float (&y)[kGroup], const FitRules& rules, GroupFit& fit) {
   const float inverse = Reciprocal(fit.scale);
-  float error = 0, codes = 0, squares = 0, products = 0;
+  float error = 0, squares = 0, products = 0;
+  CodeSum<kBook> codes;
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) {
     const float exact = Fma(y[k], inverse, fit.zero);
-    const float q = NearestLevel<kBook>(exact, rules);
+    const float q = codes.Add(exact, rules);
     const float miss = Sub(exact, q);
     error = Fma(miss, miss, error);
-    codes = Add(codes, q);
     squares = Fma(q, q, squares);
     products = Fma(q, y[k], products);
   }
   fit.error = Mul(error, Mul(fit.scale, fit.scale));
-  fit.codes = codes;
+  fit.codes = codes.Of(kGroup);
   fit.squares = squares;
   fit.products = products;
 }

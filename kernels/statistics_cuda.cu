@@ -8,7 +8,7 @@
 // memory every four rows, and then each adds up one row. (Shuffles would take 16 instructions for
 // each row and thread, this takes 4.) A warp holds eight such blocks of the same tile, so that
 // tiles freeze by whole warps. Strides of 20 and 80 words keep both directions free of bank
-// conflicts.
+// conflicts, and so do those of 33 words for the eight factors that a warp reads at once.
 // Instructions per weight and pass: unpack 1, multiply 2, sums 4, the tree and the row's deviation
 // 1, loads and addresses 0.7. The statistics of a round read 2 bytes per weight (BF16) and about a
 // fifth of that again for r, row stds and partial sums; a panel of 16 to 24 MiB of weights stays in
@@ -31,7 +31,7 @@ constexpr int kRowWords = 20, kQuadWords = kRowsAtOnce * kRowWords;  // 16 lanes
 struct StatisticsBuffers {
   float sum[kQuadsPerWarp * kQuadWords];     // lanes of kRowsAtOnce rows
   float square[kQuadsPerWarp * kQuadWords];
-  float factor[kQuadsPerWarp][kRowsPerBlock];  // 1/r
+  float factor[kQuadsPerWarp][kRowsPerBlock + 1];  // 1/r, and padding
 };
 static_assert(kBalanceWarps * sizeof(StatisticsBuffers) <= kMaxSharedBytes);
 
@@ -157,8 +157,9 @@ __device__ void BlockStatistics(const BalanceArguments& p, const QuadBlock& bloc
   float u[kGroup / 16][4];
 #pragma unroll
   for (int c = 0; c < kGroup / 16; ++c) {
-    for (int i = 0; i < 4; ++i)
-      u[c][i] = p.panel.factor[block.tile * kGroup + 16 * c + 4 * block.member + i];
+    const Four four =
+        LoadFour(p.panel.factor + block.tile * kGroup + 16 * c + 4 * block.member);
+    for (int i = 0; i < 4; ++i) u[c][i] = four.value[i];
   }
   // Quads without rows look at the tile's first ones and use none of them.
   const TileOrigin origin = OriginOf(p, block.tile);
