@@ -85,11 +85,6 @@ class Backend {
   // False once the device is lost, for good: every later call ends with Unavailable.
   virtual bool healthy() const { return true; }
   virtual DeviceStats device_stats() const { return {}; }
-  // Whether Quantize knows these (valid) params; if not it answers Unimplemented.
-  virtual bool Supports(const QuantParams& params) const {
-    static_cast<void>(params);
-    return true;
-  }
   // Where inputs and outputs should lie; null: any memory is as good. Lives as long as the backend.
   virtual HostMemory* host_memory() const { return nullptr; }
   // Scratch that Quantize needs for this shape, in bytes (without input and outputs).
