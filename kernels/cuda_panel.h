@@ -69,6 +69,8 @@ struct StorePartial {
 };
 // Blocks of LaunchStore's first kernel: two for each multiprocessor of the largest device.
 inline constexpr int kMaxStorePartials = 288;
+// Values for each block of rows that LaunchSumErrors keeps at once.
+inline constexpr int kSumPartials = 6;
 // Of DeviceArrays::partials: LaunchStore's, then those of LaunchSumErrors in the same place.
 size_t TensorPartialsBytes(int64_t rows);
 

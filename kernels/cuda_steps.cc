@@ -189,7 +189,7 @@ DeviceWeights FoldedView(const DeviceWeights& weights, const void* folded) {
 
 size_t TensorPartialsBytes(int64_t rows) {
   return std::max(kMaxStorePartials * sizeof(StorePartial),
-                  2 * sizeof(double) * static_cast<size_t>(RowBlocks(rows)));
+                  kSumPartials * sizeof(double) * static_cast<size_t>(RowBlocks(rows)));
 }
 
 size_t DeviceArraysBytes(const CudaTensor& tensor) {

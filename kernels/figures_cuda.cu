@@ -3,12 +3,13 @@
 //
 // Launch shape. The sums of a group are the encoder's over again, a quad of threads each, in a
 // kernel of its own: an eighth of the weights is read and coded twice, which costs the encoder
-// neither registers nor branches. Only groups of those rows are walked. Their totals are five
-// chains of fp64 additions, a warp each in one block: a latency and hardly any work, as in
-// errors_cuda.cu.
+// neither registers nor branches. Only groups of those rows are walked. Their totals are made as in
+// errors_cuda.cu, by blocks of 32 rows and then over the blocks, with a warp for each of the five
+// chains of fp64 additions and one for the largest error.
 #include "kernels/close_rows.h"
 #include "kernels/cuda_chain.cuh"
 #include "kernels/cuda_launch.h"
+#include "kernels/cuda_panel.h"
 #include "kernels/encode_cuda.cuh"
 #include "kernels/figures_cuda.h"
 
@@ -16,12 +17,14 @@ namespace sinq::kernels {
 namespace {
 
 constexpr int kWarpsPerBlock = 4;
-constexpr int kChains = 5;
-constexpr int kLargestThreads = 1024, kLargestWarps = kLargestThreads / kWarpThreads;
+constexpr int kChains = 5, kTotalWarps = kChains + 1;
+static_assert(kTotalWarps <= kSumPartials);
+constexpr int64_t kCloseRowsPerBlock = kRowsPerBlock / kCloseRowStep;
 
 struct TotalArguments {
   DeviceArrays arrays;
-  int64_t rows, groups_per_row, groups;
+  double* partials;  // [kTotalWarps][row blocks]
+  int64_t rows, groups_per_row, row_blocks;
 };
 
 // ================================================================ device
@@ -92,41 +95,62 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpThreads) CloseKernel(Enco
 
 // ---------------------------------------------------------------- totals
 
-// Sums of all groups in the rows, one accumulator; valid in lane 0.
-__device__ double SumOfCloseRows(const TotalArguments& p, const float* by_group, float* piece) {
+// Sums of the groups of the close rows [first, last), one accumulator; valid in lane 0.
+__device__ double SumOfCloseRows(const float* by_group, int64_t groups_per_row, int64_t first,
+                                 int64_t last, float* piece) {
   double sum = 0;
-  for (int64_t row = 0; row < p.rows; row += kCloseRowStep)
-    sum = WarpChain(sum, by_group + row * p.groups_per_row, p.groups_per_row, piece);
+  for (int64_t row = first; row < last; row += kCloseRowStep)
+    sum = WarpChain(sum, by_group + row * groups_per_row, groups_per_row, piece);
   return sum;
 }
 
-__global__ void __launch_bounds__(kChains* kWarpThreads) CloseTotalsKernel(TotalArguments p) {
-  const int chain = WarpInBlock();
-  float* piece = SharedMemory<float>() + chain * kChainPiece;
-  const int64_t close = CloseGroupsBefore(p.groups, p.groups_per_row);
-  double sum;
-  if (chain < 2) {
-    sum = SumOfCloseRows(p, chain == 0 ? p.arrays.error : p.arrays.power, piece);
-  } else {
-    sum = WarpChain(0, chain == 2   ? p.arrays.overlap
-                       : chain == 3 ? p.arrays.balanced_error
-                                    : p.arrays.balanced_power,
-                    close, piece);
-  }
-  if (LaneInWarp() == 0) p.arrays.summary->close_sums[chain] = sum;
+// The largest of some values that are not negative, by a warp.
+template <class T>
+__device__ float WarpLargest(const T* values, int64_t count) {
+  float largest = 0;
+  for (int64_t i = LaneInWarp(); i < count; i += kWarpThreads)
+    largest = Max(largest, static_cast<float>(values[i]));
+  return WarpMax(largest);
 }
 
-__global__ void __launch_bounds__(kLargestThreads) LargestKernel(TotalArguments p) {
-  float* by_warp = SharedMemory<float>();
-  float largest = 0;
-  for (int64_t e = ThreadInBlock(); e < p.groups; e += kLargestThreads)
-    largest = Max(largest, p.arrays.largest[e]);
-  largest = WarpMax(largest);
-  if (LaneInWarp() == 0) by_warp[WarpInBlock()] = largest;
-  BlockBarrier();
-  if (ThreadInBlock() != 0) return;
-  for (int warp = 1; warp < kLargestWarps; ++warp) largest = Max(largest, by_warp[warp]);
-  p.arrays.summary->largest_miss = largest;
+// One figure of one block of rows, by a warp; valid in lane 0.
+__device__ double RowBlockFigure(const TotalArguments& p, int figure, int64_t block,
+                                 float* piece) {
+  const int64_t per_row = p.groups_per_row, first = block * kRowsPerBlock;
+  const int64_t end = first + kRowsPerBlock, last = end < p.rows ? end : p.rows;
+  if (figure == 0) return SumOfCloseRows(p.arrays.error, per_row, first, last, piece);
+  if (figure == 1) return SumOfCloseRows(p.arrays.power, per_row, first, last, piece);
+  if (figure == kChains)
+    return WarpLargest(p.arrays.largest + first * per_row, (last - first) * per_row);
+  // These arrays have the close rows alone, one after the other.
+  const float* values = figure == 2   ? p.arrays.overlap
+                        : figure == 3 ? p.arrays.balanced_error
+                                      : p.arrays.balanced_power;
+  const int64_t rows = (last - first + kCloseRowStep - 1) / kCloseRowStep;
+  return WarpChain(0, values + block * kCloseRowsPerBlock * per_row, rows * per_row, piece);
+}
+
+__global__ void __launch_bounds__(kTotalWarps* kWarpThreads)
+    CloseRowBlocksKernel(TotalArguments p) {
+  const int figure = WarpInBlock();
+  float* piece = SharedMemory<float>() + figure * kChainPiece;
+  for (int64_t block = blockIdx.x; block < p.row_blocks; block += gridDim.x) {
+    const double value = RowBlockFigure(p, figure, block, piece);
+    if (LaneInWarp() == 0) p.partials[figure * p.row_blocks + block] = value;
+  }
+}
+
+__global__ void __launch_bounds__(kTotalWarps* kWarpThreads) CloseTotalsKernel(TotalArguments p) {
+  const int figure = WarpInBlock();
+  const double* partials = p.partials + figure * p.row_blocks;
+  if (figure == kChains) {
+    const float largest = WarpLargest(partials, p.row_blocks);
+    if (LaneInWarp() == 0) p.arrays.summary->largest_miss = largest;
+    return;
+  }
+  double* piece = SharedMemory<double>() + figure * kChainPiece;
+  const double sum = WarpChain(0, partials, p.row_blocks, piece);
+  if (LaneInWarp() == 0) p.arrays.summary->close_sums[figure] = sum;
 }
 
 }  // namespace
@@ -147,12 +171,14 @@ int LaunchCloseSums(const CudaTensor& tensor, const EncodeArguments& p, CudaStre
 }
 
 int LaunchSumFigures(const CudaTensor& tensor, const DeviceArrays& arrays, CudaStream stream) {
-  const TotalArguments p{arrays, tensor.rows, tensor.groups_per_row, tensor.groups};
-  const LaunchShape chains =
-      BlockPerUnit(1, kChains * kWarpThreads, kChains * kChainPiece * sizeof(float));
-  const LaunchShape largest = BlockPerUnit(1, kLargestThreads, kLargestWarps * sizeof(float));
-  return FirstError({LaunchKernel(CloseTotalsKernel, chains, stream, p),
-                     LaunchKernel(LargestKernel, largest, stream, p)});
+  const TotalArguments p{arrays, static_cast<double*>(arrays.partials), tensor.rows,
+                         tensor.groups_per_row, RowBlocks(tensor.rows)};
+  const int threads = kTotalWarps * kWarpThreads;
+  const LaunchShape blocks =
+      BlockPerUnit(p.row_blocks, threads, kTotalWarps * kChainPiece * sizeof(float));
+  const LaunchShape totals = BlockPerUnit(1, threads, kTotalWarps * kChainPiece * sizeof(double));
+  return FirstError({LaunchKernel(CloseRowBlocksKernel, blocks, stream, p),
+                     LaunchKernel(CloseTotalsKernel, totals, stream, p)});
 }
 
 }  // namespace sinq::kernels

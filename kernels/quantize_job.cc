@@ -375,6 +375,28 @@ absl::Status QuantizeJob::EncodeForeign(const PassContext& context, const Encode
   });
 }
 
+// The close rows of one block of rows.
+void QuantizeJob::AddCloseSums(int64_t first, int64_t last, ErrorTotals& totals) const {
+  const ErrorSums& sums = arrays_.sums;
+  const int64_t tiles = grid_.groups_per_row();
+  ErrorTotals block;
+  for (int64_t i = first; i < last; ++i) {
+    if (!IsCloseRow(i)) continue;
+    for (int64_t e = i * tiles; e < (i + 1) * tiles; ++e) {
+      block.close_error += static_cast<double>(sums.error[e]);
+      block.close_power += static_cast<double>(sums.power[e]);
+      block.overlap += static_cast<double>(sums.overlap[e]);
+      block.balanced_error += static_cast<double>(sums.balanced_error[e]);
+      block.balanced_power += static_cast<double>(sums.balanced_power[e]);
+    }
+  }
+  totals.close_error += block.close_error;
+  totals.close_power += block.close_power;
+  totals.overlap += block.overlap;
+  totals.balanced_error += block.balanced_error;
+  totals.balanced_power += block.balanced_power;
+}
+
 // README.md section 7.
 void QuantizeJob::SumErrors() {
   const ErrorSums& sums = arrays_.sums;
@@ -389,16 +411,7 @@ void QuantizeJob::SumErrors() {
     }
     totals.error += block_error;
     totals.power += block_power;
-  }
-  for (int64_t i = 0; i < in_.rows; ++i) {
-    if (!IsCloseRow(i)) continue;
-    for (int64_t e = i * tiles; e < (i + 1) * tiles; ++e) {
-      totals.close_error += static_cast<double>(sums.error[e]);
-      totals.close_power += static_cast<double>(sums.power[e]);
-      totals.overlap += static_cast<double>(sums.overlap[e]);
-      totals.balanced_error += static_cast<double>(sums.balanced_error[e]);
-      totals.balanced_power += static_cast<double>(sums.balanced_power[e]);
-    }
+    AddCloseSums(first, last / tiles, totals);
   }
   SetErrorFigures(totals, stats_);
   float smallest, largest;

@@ -6,6 +6,7 @@
 
 #include "kernels/activation_search.h"
 #include "kernels/backend.h"
+#include "kernels/error_figures.h"
 #include "kernels/group_store.h"
 #include "kernels/plane_set.h"
 #include "kernels/tile_grid.h"
@@ -78,6 +79,7 @@ class QuantizeJob {
   absl::Status EncodeDense(const PassContext& context, const EncodeParams& encode);
   absl::Status EncodeForeign(const PassContext& context, const EncodeParams& encode);
   void SumErrors();
+  void AddCloseSums(int64_t first, int64_t last, ErrorTotals& totals) const;
 
   const TileOps& ops_;
   const MatrixView& in_;

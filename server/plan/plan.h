@@ -96,7 +96,7 @@ struct Plan {
   FoldPlan fold;
   std::vector<WidthGroup> width_groups;  // of a recipe that leaves the bits open
   uint64_t source_bytes = 0;             // tensor bytes of the source, each read once ...
-  uint64_t measured_bytes = 0;           // ... and of these what no memory holds meanwhile once more
+  uint64_t measured_bytes = 0;           // ... and what memory cannot keep of these once more
   uint64_t output_bytes = 0;             // shards + side files + copied files
   uint64_t peak_memory_bytes =
       0;  // upper bound of buffers at once for the given budget and workers

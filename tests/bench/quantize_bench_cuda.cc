@@ -229,7 +229,8 @@ class DeviceBlock {
   }
   ~DeviceBlock() {
     for (auto& layers : layers_) layers.clear();
-    for (const cudaStream_t stream : streams_) check_(cudaStreamDestroy(stream), "cudaStreamDestroy");
+    for (const cudaStream_t stream : streams_)
+      check_(cudaStreamDestroy(stream), "cudaStreamDestroy");
   }
   DeviceBlock(const DeviceBlock&) = delete;
   DeviceBlock& operator=(const DeviceBlock&) = delete;

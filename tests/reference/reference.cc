@@ -427,29 +427,38 @@ class Work {
             (level - out_.stored_zero[E(i, j)]) * out_.stored_scale[E(i, j)]};
   }
 
-  void SumCloseRows() {
-    double error = 0, power = 0, overlap = 0, balanced_error = 0, balanced_power = 0;
-    for (int64_t i = 0; i < out_.rows; i += 8) {
-      for (int64_t j = 0; j < groups_per_row_; ++j) {
-        error += GroupSum(i, j, [&](float a, size_t at) {
-          return std::fma(Miss(at), Miss(at), a);
-        });
-        power += GroupSum(i, j, [&](float a, size_t at) {
-          return std::fma(out_.w[at], out_.w[at], a);
-        });
-        overlap += GroupSum(i, j, [&](float a, size_t at) {
-          return std::fma(Miss(at), out_.w[at], a);
-        });
-        balanced_error += GroupSum(i, j, [&](float a, size_t at) {
-          const auto [y, h] = Balanced(i, j, at);
-          return std::fma(h - y, h - y, a);
-        });
-        balanced_power += GroupSum(i, j, [&](float a, size_t at) {
-          const float y = Balanced(i, j, at).first;
-          return std::fma(y, y, a);
-        });
-      }
+  // Over every eighth row: term(i, j, a, at) as for GroupSum.
+  template <class Term>
+  double CloseSum(const Term& term) const {
+    double sum = 0, block = 0;
+    for (int64_t i = 0; i < out_.rows; ++i) {
+      for (int64_t j = 0; j < groups_per_row_ && i % 8 == 0; ++j)
+        block += GroupSum(i, j, [&](float a, size_t at) { return term(i, j, a, at); });
+      if (i % 32 != 31 && i != out_.rows - 1) continue;
+      sum += block;
+      block = 0;
     }
+    return sum;
+  }
+
+  void SumCloseRows() {
+    const double error = CloseSum([&](int64_t, int64_t, float a, size_t at) {
+      return std::fma(Miss(at), Miss(at), a);
+    });
+    const double power = CloseSum([&](int64_t, int64_t, float a, size_t at) {
+      return std::fma(out_.w[at], out_.w[at], a);
+    });
+    const double overlap = CloseSum([&](int64_t, int64_t, float a, size_t at) {
+      return std::fma(Miss(at), out_.w[at], a);
+    });
+    const double balanced_error = CloseSum([&](int64_t i, int64_t j, float a, size_t at) {
+      const auto [y, h] = Balanced(i, j, at);
+      return std::fma(h - y, h - y, a);
+    });
+    const double balanced_power = CloseSum([&](int64_t i, int64_t j, float a, size_t at) {
+      const float y = Balanced(i, j, at).first;
+      return std::fma(y, y, a);
+    });
     out_.stats.balanced_error =
         balanced_power == 0 ? 0 : std::sqrt(balanced_error / balanced_power);
     const double product = power * (power + 2 * overlap + error);
