@@ -26,6 +26,7 @@ std::vector<LimitInfo> AllLimits() {
        "One byte each in the job store; a mixture of experts with 1T parameters has 400M."},
       {"max_gguf_header_bytes", kMaxGgufHeaderBytes,
        "Tokens, merges and scores of a vocabulary of 256,000 take about 15 MB."},
+      {"max_gguf_pairs", kMaxGgufPairs, "Pairs of metadata; converters write fewer than 100."},
       {"chunk_bytes", kChunkBytes, "Size of tensor and artifact chunks that the server sends."},
       {"max_message_bytes", kMaxMessageBytes,
        "A client chunk of up to 2 MiB plus framing, twice over."},

@@ -30,6 +30,8 @@ inline constexpr uint64_t kMaxCopiedFileBytes = 1 * kGiB;
 inline constexpr uint64_t kMaxMeasuredColumns = 512 * kMiB;
 // tokens, merges and scores of a vocabulary of 256,000: about 15 MB
 inline constexpr uint64_t kMaxGgufHeaderBytes = 64 * kMiB;
+// of metadata; converters write fewer than 100
+inline constexpr uint64_t kMaxGgufPairs = 65'536;
 // --- rpc ---
 // tensor and artifact chunks sent by the server
 inline constexpr uint64_t kChunkBytes = 1 * kMiB;

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstring>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "server/base/error.h"
 #include "server/base/limits.h"
 
@@ -29,6 +31,10 @@ constexpr uint64_t kValueBytes[kValueTypes] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 
 struct Block {
   uint64_t values, size_bytes;
 };
+
+// The same version written by a machine of the other byte order.
+constexpr uint32_t kSwappedVersion = kVersion << 24;
+constexpr char kFileIsSplit[] = "split.count";
 
 std::optional<Block> BlockOf(GgmlType type) {
   switch (type) {
@@ -66,8 +72,14 @@ class Reader {
                         absl::StrCat(label_, ": ", why, " at byte ", at_, "."),
                         {{"file", std::string(label_)}, {"byte_offset", absl::StrCat(at_)}});
   }
+  // Whether the first error was that there is no more to read.
+  bool ended_early() const { return ended_early_; }
+  void FailAtEnd() {
+    if (ok()) ended_early_ = true;
+    Fail("the header ends too early");
+  }
   absl::string_view Bytes(uint64_t count) {
-    if (ok() && count > head_.size() - at_) Fail("the header ends too early");
+    if (ok() && count > head_.size() - at_) FailAtEnd();
     if (!ok()) return "";
     at_ += count;
     return head_.substr(at_ - count, count);
@@ -84,6 +96,7 @@ class Reader {
  private:
   const absl::string_view head_, label_;
   uint64_t at_ = 0;
+  bool ended_early_ = false;
   absl::Status status_;
 };
 
@@ -100,21 +113,35 @@ class Parser {
     if (!reader_.ok()) return reader_.status();
     return std::move(file_);
   }
+  bool ended_early() const { return reader_.ended_early(); }
 
  private:
   uint64_t ReadCounts() {
     if (reader_.Bytes(kMagic.size()) != kMagic) reader_.Fail("this is not a GGUF file");
-    if (reader_.Read<uint32_t>() != kVersion) reader_.Fail("the version of GGUF is not 3");
+    CheckVersion(reader_.Read<uint32_t>());
     const auto tensors = reader_.Read<uint64_t>();
     file_.metadata_count = reader_.Read<uint64_t>();
-    if (tensors > kMaxTensorsPerSource) reader_.Fail("there are too many tensors");
+    if (tensors > kMaxTensorsPerSource) {
+      reader_.Fail(absl::StrCat("there are ", tensors, " tensors, more than ",
+                                "max_tensors_per_source = ", kMaxTensorsPerSource));
+    }
+    if (file_.metadata_count > kMaxGgufPairs) {
+      reader_.Fail(absl::StrCat("there are ", file_.metadata_count,
+                                " pairs of metadata, more than max_gguf_pairs = ", kMaxGgufPairs));
+    }
     return tensors;
   }
 
+  void CheckVersion(uint32_t version) {
+    if (version == kVersion) return;
+    if (version == kSwappedVersion)
+      return reader_.Fail("the file is big-endian; convert the model without --bigendian");
+    reader_.Fail(absl::StrCat("the version of GGUF is ", version, " and not 3"));
+  }
+
   void ReadMetadata() {
-    const uint64_t begin = reader_.at();
+    const uint64_t begin = metadata_begin_ = reader_.at();
     std::set<absl::string_view> keys;
-    // A pair has 13 bytes or more, so that the loop is bounded by the header.
     for (uint64_t i = 0; i < file_.metadata_count && reader_.ok(); ++i) {
       const absl::string_view key = reader_.String();
       if (!keys.insert(key).second) reader_.Fail(absl::StrCat("a second \"", key, "\""));
@@ -122,35 +149,51 @@ class Parser {
     }
     if (!reader_.ok()) return;
     file_.metadata = std::string(head_.substr(begin, reader_.at() - begin));
+    if (const auto split = file_.numbers.find(kFileIsSplit);
+        split != file_.numbers.end() && split->second.value > 1) {
+      return reader_.Fail(absl::StrCat("this is one of ", split->second.value,
+                                       " files of a model; put them together with llama.cpp's "
+                                       "gguf-split --merge"));
+    }
     const auto alignment = file_.numbers.find("general.alignment");
     if (alignment == file_.numbers.end()) return;
-    if (alignment->second > (1 << 16) || !std::has_single_bit(alignment->second))
+    const uint64_t bytes = alignment->second.value;
+    if (bytes > (1 << 16) || !std::has_single_bit(bytes))
       return reader_.Fail("general.alignment is not a power of two up to 65536");
-    file_.alignment = static_cast<uint32_t>(alignment->second);
+    file_.alignment = static_cast<uint32_t>(bytes);
   }
 
   void ReadValue(absl::string_view key, uint32_t type) {
-    if (type == kArray) return SkipArray();
+    if (type == kArray) {
+      NoteOther(key);
+      return SkipArray();
+    }
     if (type == kString) {
       const absl::string_view text = reader_.String();
       if (key == "general.architecture") file_.architecture = std::string(text);
-      return;
+      return NoteOther(key);
     }
     if (type >= kValueTypes) return reader_.Fail("unknown type of a value");
     const absl::string_view bytes = reader_.Bytes(kValueBytes[type]);
     if (type == kBool && reader_.ok() && bytes[0] != 0 && bytes[0] != 1)
       return reader_.Fail("a bool that is neither 0 nor 1");
-    if (type != kU8 && type != kU16 && type != kU32 && type != kU64) return;
-    uint64_t number = 0;
-    std::memcpy(&number, bytes.data(), bytes.size());
+    if (type != kU8 && type != kU16 && type != kU32 && type != kU64) return NoteOther(key);
+    if (!reader_.ok()) return;
+    GgufNumber number{0, reader_.at() - bytes.size() - metadata_begin_,
+                      static_cast<uint32_t>(bytes.size())};
+    std::memcpy(&number.value, bytes.data(), bytes.size());
     file_.numbers[std::string(key)] = number;
+  }
+
+  void NoteOther(absl::string_view key) {
+    if (reader_.ok()) file_.other_keys.insert(std::string(key));
   }
 
   void SkipArray() {
     const auto type = reader_.Read<uint32_t>();
     const auto count = reader_.Read<uint64_t>();
     if (type >= kValueTypes || type == kArray) return reader_.Fail("unknown type of an array");
-    if (count > head_.size()) return reader_.Fail("the header ends too early");
+    if (count > head_.size()) return reader_.FailAtEnd();
     if (type != kString) {
       reader_.Bytes(count * kValueBytes[type]);
       return;
@@ -201,8 +244,17 @@ class Parser {
   const absl::string_view head_;
   const uint64_t file_size_bytes_;
   Reader reader_;
+  uint64_t metadata_begin_ = 0;
   GgufFile file_;
 };
+
+absl::Status KeyHasOtherType(absl::string_view key) {
+  return MakeError(absl::StatusCode::kInvalidArgument, Reason::kMalformedSource,
+                   absl::StrCat("The template's ", key,
+                                " is not a number of 32 bits; make the template again with "
+                                "llama.cpp's converter."),
+                   {{"field", "recipe.gguf_template_uri"}});
+}
 
 template <class Number>
 void Append(std::string& out, Number number) {
@@ -210,6 +262,28 @@ void Append(std::string& out, Number number) {
 }
 
 }  // namespace
+
+absl::string_view GgmlTypeName(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32:
+      return "F32";
+    case GgmlType::kF16:
+      return "F16";
+    case GgmlType::kBf16:
+      return "BF16";
+    case GgmlType::kQ4_0:
+      return "Q4_0";
+    case GgmlType::kQ4_1:
+      return "Q4_1";
+    case GgmlType::kQ8_0:
+      return "Q8_0";
+  }
+  return "";
+}
+
+bool IsFloat(GgmlType type) {
+  return type == GgmlType::kF32 || type == GgmlType::kF16 || type == GgmlType::kBf16;
+}
 
 absl::StatusOr<uint64_t> GgufTensorBytes(const std::vector<uint64_t>& dimensions, GgmlType type) {
   const std::optional<Block> block = BlockOf(type);
@@ -236,6 +310,49 @@ absl::StatusOr<uint64_t> GgufTensorBytes(const std::vector<uint64_t>& dimensions
 absl::StatusOr<GgufFile> ParseGguf(absl::string_view head, uint64_t file_size_bytes,
                                    absl::string_view label) {
   return Parser(head.substr(0, kMaxGgufHeaderBytes), file_size_bytes, label).Run();
+}
+
+absl::StatusOr<GgufFile> ReadGguf(const File& file, absl::string_view label) {
+  constexpr uint64_t kFirstBytes = 1 * kMiB, kGrowth = 4;
+  const absl::StatusOr<uint64_t> size = file.Size();
+  if (!size.ok()) return size.status();
+  std::string head;
+  for (uint64_t want = kFirstBytes;; want *= kGrowth) {
+    const uint64_t bytes = std::min({want, *size, kMaxGgufHeaderBytes});
+    const uint64_t had = head.size();
+    head.resize(bytes);
+    absl::Status status = file.ReadAt(
+        had, absl::MakeSpan(reinterpret_cast<std::byte*>(head.data()) + had, bytes - had));
+    if (!status.ok()) return status;
+    Parser parser(head, *size, label);
+    absl::StatusOr<GgufFile> parsed = parser.Run();
+    if (parsed.ok() || !parser.ended_early() || bytes == *size) return parsed;
+    if (bytes == kMaxGgufHeaderBytes) {
+      return MakeError(absl::StatusCode::kInvalidArgument, Reason::kLimitExceeded,
+                       absl::StrCat(label, ": the header has more than max_gguf_header_bytes = ",
+                                    kMaxGgufHeaderBytes, " bytes."),
+                       {{"limit", "max_gguf_header_bytes"}});
+    }
+  }
+}
+
+absl::Status SetGgufNumber(GgufFile& file, const std::string& key, uint32_t value) {
+  const auto found = file.numbers.find(key);
+  if (found != file.numbers.end()) {
+    GgufNumber& number = found->second;
+    if (number.size_bytes != sizeof value) return KeyHasOtherType(key);
+    std::memcpy(file.metadata.data() + number.offset, &value, sizeof value);
+    number.value = value;
+    return absl::OkStatus();
+  }
+  if (file.other_keys.contains(key)) return KeyHasOtherType(key);
+  Append<uint64_t>(file.metadata, key.size());
+  file.metadata += key;
+  Append<uint32_t>(file.metadata, kU32);
+  file.numbers[key] = {value, file.metadata.size(), sizeof value};
+  Append(file.metadata, value);
+  ++file.metadata_count;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> LayOutGguf(GgufFile& file) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +11,7 @@
 #include "server/base/error.h"
 #include "server/base/limits.h"
 #include "server/base/sha256.h"
+#include "server/source/float_element.h"
 #include "server/source/safetensors_header.h"
 
 namespace sinq {
@@ -25,33 +25,6 @@ absl::Status Refuse(absl::string_view tensor, absl::string_view what) {
                    absl::StrCat("Activations: ", tensor, " ", what, "."),
                    {{"tensor", std::string(tensor)}, {"field", "recipe.activations_uri"}});
 }
-
-float HalfToFloat(uint16_t half) {
-  const float magnitude =
-      (half & 0x7c00) == 0x7c00
-          ? ((half & 0x3ff) == 0 ? HUGE_VALF : std::nanf(""))
-          : ((half & 0x7c00) == 0 ? std::ldexp(static_cast<float>(half & 0x3ff), -24)
-                                  : std::ldexp(static_cast<float>((half & 0x3ff) | 0x400),
-                                               ((half >> 10) & 0x1f) - 25));
-  return (half & 0x8000) != 0 ? -magnitude : magnitude;
-}
-
-float ElementAt(const std::byte* data, absl::string_view dtype, size_t index) {
-  float value = 0;
-  if (dtype == "F32") {
-    std::memcpy(&value, data + 4 * index, sizeof value);
-    return value;
-  }
-  uint16_t bits = 0;
-  std::memcpy(&bits, data + 2 * index, sizeof bits);
-  if (dtype == "F16") return HalfToFloat(bits);
-  // A BF16 is the upper half of the F32 of the same value.
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
-size_t ElementBytes(absl::string_view dtype) { return dtype == "F32" ? 4 : 2; }
 
 }  // namespace
 
@@ -76,7 +49,7 @@ absl::Status ActivationFile::Add(const SafetensorsTensor& tensor, uint64_t data_
     return Refuse(tensor.name, absl::StrCat("is neither \"<layer>", kSamples, "\" nor \"<layer>",
                                             kSecondMoments, "\""));
   }
-  if (tensor.dtype != "F32" && tensor.dtype != "F16" && tensor.dtype != "BF16") {
+  if (!IsPlainFloat(tensor.dtype)) {
     return Refuse(tensor.name,
                   absl::StrCat("has dtype ", tensor.dtype, "; it must be F32, F16 or BF16"));
   }
@@ -130,7 +103,7 @@ absl::Status ActivationFile::CheckLayers(
 
 absl::Status ActivationFile::Read(const ActivationTensor& tensor, absl::Span<float> out,
                                   absl::FunctionRef<bool()> cancelled) const {
-  const size_t width = ElementBytes(tensor.dtype);
+  const size_t width = FloatElementBytes(tensor.dtype);
   if (out.size() * width != tensor.size_bytes)
     return absl::InternalError("the buffer for activations has the wrong size");
   std::vector<std::byte> raw(std::min(kReadBytes, tensor.size_bytes));
@@ -141,7 +114,7 @@ absl::Status ActivationFile::Read(const ActivationTensor& tensor, absl::Span<flo
         file_->ReadAt(tensor.offset + at * width, absl::MakeSpan(raw).subspan(0, count * width));
     if (!status.ok()) return Annotate(status, tensor.name);
     for (size_t i = 0; i < count; ++i, ++at) {
-      out[at] = ElementAt(raw.data(), tensor.dtype, i);
+      out[at] = FloatElementAt(raw.data(), tensor.dtype, i);
       if (std::isfinite(out[at])) continue;
       const int64_t index = static_cast<int64_t>(at);
       return Refuse(tensor.name, absl::StrCat("holds a NaN or infinity at [", index / tensor.cols,

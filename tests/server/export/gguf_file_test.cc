@@ -83,7 +83,7 @@ TEST(GgufFileTest, ReadsATemplate) {
   const auto file = File().Parse();
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(file->architecture, "llama");
-  EXPECT_EQ(file->numbers.at("llama.attention.head_count"), 4u);
+  EXPECT_EQ(file->numbers.at("llama.attention.head_count").value, 4u);
   EXPECT_EQ(file->metadata_count, 3u);
   EXPECT_EQ(file->data_offset, File().Header().size());
   ASSERT_EQ(file->tensors.size(), 2u);
@@ -112,6 +112,25 @@ TEST(GgufFileTest, OtherTypesMoveWhatFollows) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->tensors[0].type, GgmlType::kQ4_1);
   EXPECT_EQ(again->metadata, file->metadata);
+}
+
+TEST(GgufFileTest, NumbersAreReplacedInPlaceOrAppended) {
+  auto file = File().Parse();
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::string before = file->metadata;
+  ASSERT_TRUE(SetGgufNumber(*file, "llama.attention.head_count", 5).ok());
+  EXPECT_EQ(file->metadata.size(), before.size());
+  ASSERT_TRUE(SetGgufNumber(*file, "general.file_type", 3).ok());
+  ASSERT_TRUE(SetGgufNumber(*file, "general.file_type", 2).ok());
+  const auto header = LayOutGguf(*file);
+  ASSERT_TRUE(header.ok()) << header.status();
+  const auto again = ParseGguf(*header, header->size() + 272, "out.gguf");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->metadata_count, 4u);
+  EXPECT_EQ(again->numbers.at("llama.attention.head_count").value, 5u);
+  EXPECT_EQ(again->numbers.at("general.file_type").value, 2u);
+  EXPECT_FALSE(SetGgufNumber(*file, "general.architecture", 1).ok());
+  EXPECT_FALSE(SetGgufNumber(*file, "tokenizer.ggml.tokens", 1).ok());
 }
 
 TEST(GgufFileTest, SizesOfBlocks) {
