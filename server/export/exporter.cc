@@ -9,6 +9,7 @@
 #include "server/export/export_awq.h"
 #include "server/export/export_compressed_tensors.h"
 #include "server/export/export_dense.h"
+#include "server/export/export_gguf.h"
 #include "server/export/export_gptq.h"
 #include "server/export/export_hqq.h"
 #include "server/export/export_presinq.h"
@@ -35,6 +36,7 @@ constexpr std::array kFormats = {
     Format{"hqq", Make<HqqExporter>},
     Format{"dense", Make<DenseExporter>},
     Format{"bf16-presinq", Make<PresinqExporter>},
+    Format{"gguf", Make<GgufExporter>},
 };
 
 }  // namespace

@@ -62,6 +62,9 @@ class Exporter {
   virtual bool HoldsColumnScale() const = 0;
   // False: layers stay in their dtype and are only folded; Refusal and Tensors are not called.
   virtual bool Quantizes() const { return true; }
+  // True: the output is one file, a template's with our tensors in it (PlanOptions::gguf_template).
+  // It has no other files, so that SideFiles, LayerExtras and ExtraTensors are not called.
+  virtual bool PatchesTemplate() const { return false; }
   // `requested` as this format stores it: layout and storage of the auxiliaries (aux) are set, the
   // rest is kept. InvalidArgument with the reason and the nearest that works for a combination
   // which its readers cannot open. Once for every combination of a recipe.

@@ -178,9 +178,14 @@ void CheckFiles(const JobSpec& spec, Violations* out) {
              "is for methods that use activations (asinq, asinq_l2, awq); "
              "leave it out or choose one of them");
   }
-  if (spec.gguf_template_uri.empty()) return;
-  CheckUri("gguf_template_uri", spec.gguf_template_uri, out);
-  if (spec.format != "gguf") out->Add("gguf_template_uri", "is for format gguf; leave it out");
+  if (!spec.gguf_template_uri.empty()) {
+    CheckUri("gguf_template_uri", spec.gguf_template_uri, out);
+    if (spec.format != "gguf") out->Add("gguf_template_uri", "is for format gguf; leave it out");
+  } else if (spec.format == "gguf") {
+    out->Add("gguf_template_uri",
+             "must name a .gguf file that llama.cpp's converter made of this model with --outtype "
+             "f16, bf16 or f32, because the format gguf puts its layers into one");
+  }
 }
 
 void CheckRule(const std::string& name, const JobSpec& spec, const RecipeRule& rule,

@@ -35,7 +35,7 @@ struct JobSpec {
   std::string aux = DefaultAux(format);  // u8 | f16 | bf16 | f32; "": the dtype of the checkpoint
   int bits = 4;                          // 0: chosen per layer to meet the target
   int group_size = DefaultGroupSize(format);
-  bool symmetric = DefaultSymmetric(format);
+  bool symmetric = DefaultSymmetric(format, bits);
   // RE2-free ECMAScript regexes on tensor names, full search; empty: all
   std::vector<std::string> include;
   std::vector<std::string> exclude;  // win over include

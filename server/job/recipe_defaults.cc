@@ -12,8 +12,8 @@ const std::vector<absl::string_view>& RecipeFormats() {
 
 std::string DefaultFormat() { return SINQ_DEFAULT_FORMAT; }
 
-bool DefaultSymmetric(absl::string_view format) {
-  return format == "compressed-tensors" || format == "gptq";
+bool DefaultSymmetric(absl::string_view format, int bits) {
+  return format == "compressed-tensors" || format == "gptq" || (format == "gguf" && bits != 4);
 }
 
 std::string DefaultAux(absl::string_view format) {
@@ -28,7 +28,9 @@ int DefaultBits(absl::string_view method) { return absl::EndsWith(method, "nf3")
 std::vector<int> SelectableBits(absl::string_view format, bool symmetric) {
   if (format == "sinq") return {2, 3, 4, 5, 6, 8};
   if (format == "hqq") return {2, 3, 4, 8};
-  if (format == "compressed-tensors" || (format == "gptq" && symmetric)) return {4, 8};
+  const bool has_both =
+      format == "compressed-tensors" || ((format == "gptq" || format == "gguf") && symmetric);
+  if (has_both) return {4, 8};
   return {};
 }
 

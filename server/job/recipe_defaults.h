@@ -14,8 +14,9 @@ const std::vector<absl::string_view>& RecipeFormats();
 // The format of a recipe that names none (SINQ_DEFAULT_FORMAT of the build; the client's help names
 // the same).
 std::string DefaultFormat();
-// True for the formats whose fast kernels take no zero points: compressed-tensors and gptq.
-bool DefaultSymmetric(absl::string_view format);
+// True for the formats whose fast kernels take no zero points, compressed-tensors and gptq, and for
+// gguf but for its 4 bits: its 8 bits have no zeros, and so have widths that can be chosen (0).
+bool DefaultSymmetric(absl::string_view format, int bits);
 // "u8", "f16" or "": the dtype of the checkpoint.
 std::string DefaultAux(absl::string_view format);
 // 32 for gguf, whose blocks have no other size; 64 otherwise.

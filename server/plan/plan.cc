@@ -21,6 +21,30 @@ absl::string_view ActionName(TensorAction action) {
   return "";
 }
 
+namespace {
+
+absl::Status OpenActivations(const JobSpec& spec, const FileSystem& files, PlanInputs& inputs) {
+  if (spec.activations_uri.empty()) return absl::OkStatus();
+  const absl::StatusOr<ResolvedPath> path = files.Resolve(spec.activations_uri);
+  if (!path.ok()) return Annotate(path.status(), "activations_uri");
+  absl::StatusOr<std::unique_ptr<ActivationFile>> activations = ActivationFile::Open(*path);
+  if (!activations.ok()) return activations.status();
+  inputs.activations = *std::move(activations);
+  return absl::OkStatus();
+}
+
+absl::Status OpenTemplate(const JobSpec& spec, const FileSystem& files, PlanInputs& inputs) {
+  if (!inputs.exporter->PatchesTemplate()) return absl::OkStatus();
+  const absl::StatusOr<ResolvedPath> path = files.Resolve(spec.gguf_template_uri);
+  if (!path.ok()) return Annotate(path.status(), "gguf_template_uri");
+  absl::StatusOr<std::unique_ptr<GgufTemplate>> opened = GgufTemplate::Open(*path);
+  if (!opened.ok()) return opened.status();
+  inputs.gguf_template = *std::move(opened);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<PlanInputs> OpenPlanInputs(const JobSpec& spec, const FileSystem& files) {
   PlanInputs inputs;
   const absl::StatusOr<ResolvedPath> path = files.Resolve(spec.source_uri);
@@ -31,12 +55,8 @@ absl::StatusOr<PlanInputs> OpenPlanInputs(const JobSpec& spec, const FileSystem&
   absl::StatusOr<std::unique_ptr<Exporter>> exporter = MakeExporter(spec.format);
   if (!exporter.ok()) return exporter.status();
   inputs.exporter = *std::move(exporter);
-  if (spec.activations_uri.empty()) return inputs;
-  const absl::StatusOr<ResolvedPath> known = files.Resolve(spec.activations_uri);
-  if (!known.ok()) return Annotate(known.status(), "activations_uri");
-  absl::StatusOr<std::unique_ptr<ActivationFile>> activations = ActivationFile::Open(*known);
-  if (!activations.ok()) return activations.status();
-  inputs.activations = *std::move(activations);
+  if (absl::Status status = OpenActivations(spec, files, inputs); !status.ok()) return status;
+  if (absl::Status status = OpenTemplate(spec, files, inputs); !status.ok()) return status;
   return inputs;
 }
 

@@ -14,6 +14,7 @@
 #include "kernels/quant_params.h"
 #include "server/base/file_system.h"
 #include "server/export/exporter.h"
+#include "server/export/gguf_template.h"
 #include "server/job/job_spec.h"
 #include "server/plan/fold_pair.h"
 #include "server/source/activation_file.h"
@@ -53,7 +54,17 @@ struct PlannedTensor {
   // Indexes into Plan::fold.pairs, -1 for none: whose scale divides the columns, whose scale
   // multiplies the rows (of a vector: its elements).
   int fold_columns = -1, fold_rows = -1;
+  bool from_template = false;  // kCopy: `source` lies in the GGUF template
+  // Above 0: the output has the rows of each of so many heads in the order that SourceRow tells.
+  int64_t alternating_heads = 0;
 
+  // The row of the source that is row `row` of the output: with alternating heads those of the
+  // first half of a head take turns with those of the second.
+  int64_t SourceRow(int64_t row) const {
+    if (alternating_heads == 0) return row;
+    const int64_t head_rows = source.shape[0] / alternating_heads, i = row % head_rows;
+    return row - i + i % 2 * (head_rows / 2) + i / 2;
+  }
   bool is_folded() const { return fold_columns >= 0 || fold_rows >= 0; }
 };
 
@@ -61,10 +72,16 @@ bool HasUnit(Phase phase, const PlannedTensor& tensor);
 // Key of a finished unit in the job store.
 std::string UnitName(Phase phase, const PlannedTensor& tensor);
 
+// A range of a file that no tensor has: zeros, as a new file has them.
+struct PlannedPadding {
+  uint64_t offset = 0, size_bytes = 0;
+};
+
 struct PlannedFile {
   std::string name;  // "model-00001-of-00002.safetensors"
   uint64_t size_bytes = 0;
   std::string header;  // 8-byte length, JSON, padding: the first bytes of the file
+  std::vector<PlannedPadding> padding = {};
 };
 
 struct PlannedExtra {
@@ -87,13 +104,20 @@ struct WidthGroup {
   std::vector<uint64_t> bytes;  // of the whole group, by width, everything counted
 };
 
+// The GGUF file that the output is made from, too.
+struct PlannedTemplate {
+  uint64_t size_bytes = 0;
+  std::string header_sha256;  // hex: of the metadata and of where every tensor lies
+};
+
 struct Plan {
-  std::vector<PlannedTensor> tensors;  // in source order: by file, then offset
+  std::vector<PlannedTensor> tensors;  // in source order: by file, then offset; then a template's
   std::vector<PlannedFile> files;      // shards
   std::vector<PlannedExtra> extras;
   std::vector<SideFile> side_files;   // config.json, index, sidecar: written whole
   std::vector<AuxFile> copied_files;  // tokenizer and others
   FoldPlan fold;
+  std::optional<PlannedTemplate> gguf_template;
   std::vector<WidthGroup> width_groups;  // of a recipe that leaves the bits open
   uint64_t source_bytes = 0;             // tensor bytes of the source, each read once ...
   uint64_t measured_bytes = 0;           // ... and what memory cannot keep of these once more
@@ -117,6 +141,8 @@ struct PlanOptions {
   // For a recipe that leaves the bits open: one width of each group. Null: each gets its smallest,
   // and a target below that is InvalidArgument. Outlives the call.
   const ChosenWidths* widths = nullptr;
+  // For an exporter that patches one; null otherwise. Outlives the call.
+  const GgufTemplate* gguf_template = nullptr;
 };
 
 // What a specification names on the server's disk.
@@ -124,6 +150,7 @@ struct PlanInputs {
   std::unique_ptr<ModelSource> source;
   std::unique_ptr<Exporter> exporter;
   std::unique_ptr<ActivationFile> activations;  // null if the recipe names none
+  std::unique_ptr<GgufTemplate> gguf_template;  // null if the exporter needs none
 };
 // Resolves and opens them. Errors name the field.
 absl::StatusOr<PlanInputs> OpenPlanInputs(const JobSpec& spec, const FileSystem& files);

@@ -11,6 +11,7 @@
 #include "server/base/limits.h"
 #include "server/base/sha256.h"
 #include "server/plan/fold_plan.h"
+#include "server/plan/gguf_plan.h"
 #include "server/plan/model_shape.h"
 #include "server/plan/plan.h"
 #include "server/plan/recipe_rules.h"
@@ -47,9 +48,7 @@ class Planner {
     if (!model.ok()) return model.status();
     compute_dtype_ = model->compute_dtype;
     if (absl::Status status = DecideTensors(); !status.ok()) return status;
-    AddExtras();
-    PlaceTensors();
-    if (absl::Status status = AddSideFiles(); !status.ok()) return status;
+    if (absl::Status status = AddFiles(); !status.ok()) return status;
     if (absl::Status status = CheckNames(); !status.ok()) return status;
     AddTotals();
     if (options_.widths == nullptr) {
@@ -387,6 +386,20 @@ class Planner {
     }
   }
 
+  absl::Status AddFiles() {
+    if (exporter_.PatchesTemplate()) return PatchTemplate();
+    AddExtras();
+    PlaceTensors();
+    return AddSideFiles();
+  }
+
+  absl::Status PatchTemplate() {
+    if (options_.gguf_template == nullptr) return absl::InternalError("no template was opened");
+    const absl::StatusOr<ModelShape> shape = ReadModelShape(source_.config_json());
+    if (!shape.ok()) return shape.status();
+    return PlanGguf(*options_.gguf_template, source_, *shape, plan_);
+  }
+
   void AddExtra(ExtraTensor extra, int file_index) {
     auto& content = contents_[extra.content];
     if (content == nullptr) content = std::make_shared<const std::string>(extra.content);
@@ -481,7 +494,7 @@ class Planner {
   void AddTotals() {
     std::vector<uint64_t> working_bytes;
     for (const PlannedTensor& tensor : plan_.tensors) {
-      plan_.source_bytes += tensor.source.size_bytes;
+      if (!tensor.from_template) plan_.source_bytes += tensor.source.size_bytes;
       if (tensor.measured) plan_.measured_bytes += tensor.source.size_bytes;
       uint64_t out_bytes = 0;
       for (const OutputRange& range : tensor.outputs) out_bytes += range.tensor.size_bytes;
@@ -520,6 +533,8 @@ class Planner {
     add(source_.Fingerprint());
     add(RecipeToJson(spec_));
     if (options_.activations != nullptr) add(options_.activations->fingerprint());
+    if (plan_.gguf_template)
+      add(absl::StrCat(plan_.gguf_template->header_sha256, " ", plan_.gguf_template->size_bytes));
     for (const PlannedTensor& tensor : plan_.tensors)
       add(absl::StrCat(tensor.source.name, "\n", ActionName(tensor.action), "\n", tensor.reason));
     add(plan_.fold.note);

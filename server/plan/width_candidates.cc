@@ -19,6 +19,11 @@ constexpr int kFineGroup = 32;  // worth its scales for 4 bits only: more bits s
 
 std::vector<Width> AllWidths(const JobSpec& spec, bool symmetric) {
   std::vector<Width> widths;
+  if (spec.format == "gguf") {
+    // Blocks of 32 have scales of their own: wider groups take the same bytes.
+    for (const int bits : SelectableBits(spec.format, symmetric)) widths.push_back({bits, 32});
+    return widths;
+  }
   for (const int bits : SelectableBits(spec.format, symmetric)) {
     for (const int group_size : {kFineGroup, 64, 128}) {
       if (group_size != kFineGroup || bits == 4) widths.push_back({bits, group_size});

@@ -38,7 +38,7 @@ absl::StatusOr<PlanInputs> Admit(const ServiceContext& context, const JobSpec& s
 
 PlanOptions OptionsFor(const ServiceContext& context, const PlanInputs& inputs) {
   return {context.budget.budget_bytes(), context.workers.UsefulTasks(), inputs.activations.get(),
-          nullptr};
+          nullptr, inputs.gguf_template.get()};
 }
 
 }  // namespace

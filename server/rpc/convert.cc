@@ -163,7 +163,8 @@ JobSpec ToJobSpec(const std::string& source_uri, const std::string& output_uri,
   const bool has_target = spec.target_bits_per_weight != 0 || spec.target_size_bytes != 0;
   spec.bits = recipe.bits() != 0 || has_target ? recipe.bits() : DefaultBits(spec.method);
   spec.group_size = recipe.group_size() != 0 ? recipe.group_size() : DefaultGroupSize(spec.format);
-  spec.symmetric = recipe.has_symmetric() ? recipe.symmetric() : DefaultSymmetric(spec.format);
+  spec.symmetric =
+      recipe.has_symmetric() ? recipe.symmetric() : DefaultSymmetric(spec.format, spec.bits);
   spec.tiling = OrDefault(recipe.tiling(), spec.tiling);
   spec.fold = OrDefault(recipe.fold(), spec.fold);
   spec.activations_uri = recipe.activations_uri();

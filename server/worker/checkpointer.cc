@@ -23,7 +23,10 @@ Checkpointer::Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& 
 
 void Checkpointer::StartDigests() {
   for (const PlannedFile& file : plan_.files) {
-    digesters_.emplace_back(file.name, file.size_bytes).MarkWritten({0, file.header.size()});
+    FileDigester& digester = digesters_.emplace_back(file.name, file.size_bytes);
+    digester.MarkWritten({0, file.header.size()});
+    for (const PlannedPadding& zeros : file.padding)
+      digester.MarkWritten({zeros.offset, zeros.size_bytes});
   }
   for (const PlannedExtra& extra : plan_.extras) {
     digesters_[static_cast<size_t>(extra.range.file_index)].MarkWritten(

@@ -1,6 +1,7 @@
 #include "server/worker/fold_scales.h"
 
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +28,10 @@ size_t ElementOf(const FoldPair& pair, size_t channel) {
 kernels::VectorFold VectorFoldOf(const FoldPair& pair) {
   return pair.kind == FoldProducer::kNormPlusOne ? kernels::VectorFold::kPlusOne
                                                  : kernels::VectorFold::kTimes;
+}
+
+kernels::WeightDtype StoredDtypeOf(const PlannedTensor& tensor) {
+  return WeightDtypeOf(tensor.outputs.front().tensor.dtype);
 }
 
 // Codes of all measured consumers of one pair, added up by channel.
@@ -72,14 +77,15 @@ absl::Status FoldScales::Add(int number, const ModelSource& source,
   scales.realized = wanted;
   const int vector = VectorOf(pair);
   if (vector < 0) return absl::OkStatus();
-  const SourceTensor& tensor = plan_->tensors[static_cast<size_t>(vector)].source;
+  const PlannedTensor& planned = plan_->tensors[static_cast<size_t>(vector)];
+  const SourceTensor& tensor = planned.source;
   std::vector<std::byte> data(tensor.size_bytes);
   absl::Status status = source.Read(tensor.file_index, tensor.offset, absl::MakeSpan(data));
   if (!status.ok()) return Annotate(status, tensor.name);
-  const kernels::WeightDtype dtype = WeightDtypeOf(tensor.dtype);
+  const kernels::WeightDtype dtype = WeightDtypeOf(tensor.dtype), stored = StoredDtypeOf(planned);
   for (size_t c = 0; c < wanted.size(); ++c) {
     const float w = kernels::LoadElement(data.data(), ElementOf(pair, c), dtype);
-    scales.realized[c] = kernels::FoldElement(VectorFoldOf(pair), w, wanted[c], dtype).scale;
+    scales.realized[c] = kernels::FoldElement(VectorFoldOf(pair), w, wanted[c], stored).scale;
   }
   scales.wanted = std::move(wanted);
   return absl::OkStatus();
@@ -106,15 +112,24 @@ std::vector<float> FoldScales::ColumnFactors(const PlannedTensor& tensor) const 
   return factors;
 }
 
-void FoldScales::FoldVector(const PlannedTensor& tensor, absl::Span<std::byte> data) const {
+void FoldScales::FoldVector(const PlannedTensor& tensor, absl::Span<const std::byte> in,
+                            absl::Span<std::byte> out) const {
   const FoldPair& pair = PairAt(tensor.fold_rows);
   const std::vector<float>& wanted = pairs_[static_cast<size_t>(tensor.fold_rows)].wanted;
   const kernels::WeightDtype dtype = WeightDtypeOf(tensor.source.dtype);
+  const kernels::WeightDtype stored = StoredDtypeOf(tensor);
+  if (stored == dtype) {
+    std::memcpy(out.data(), in.data(), in.size());
+  } else {
+    const size_t elements = in.size() / kernels::BytesPerElement(dtype);
+    for (size_t at = 0; at < elements; ++at)
+      kernels::StoreElement(kernels::LoadElement(in.data(), at, dtype), out.data(), at, stored);
+  }
   for (size_t c = 0; c < wanted.size(); ++c) {
     const size_t at = ElementOf(pair, c);
-    const float w = kernels::LoadElement(data.data(), at, dtype);
-    kernels::StoreElement(kernels::FoldElement(VectorFoldOf(pair), w, wanted[c], dtype).value,
-                          data.data(), at, dtype);
+    const float w = kernels::LoadElement(in.data(), at, dtype);
+    kernels::StoreElement(kernels::FoldElement(VectorFoldOf(pair), w, wanted[c], stored).value,
+                          out.data(), at, stored);
   }
 }
 

@@ -32,8 +32,10 @@ class FoldScales {
   // Factors for kernels::MatrixView; empty where nothing is folded. `tensor` is a matrix.
   std::vector<float> RowFactors(const PlannedTensor& tensor) const;
   std::vector<float> ColumnFactors(const PlannedTensor& tensor) const;
-  // `tensor` is a norm's or a bias' vector, `data` its bytes; folded in place.
-  void FoldVector(const PlannedTensor& tensor, absl::Span<std::byte> data) const;
+  // `tensor` is a norm's or a bias' vector, `in` its bytes; `out` gets it folded, in the dtype of
+  // its output: its own, or one that holds it exactly.
+  void FoldVector(const PlannedTensor& tensor, absl::Span<const std::byte> in,
+                  absl::Span<std::byte> out) const;
 
  private:
   // Scales of one pair, by channel.

@@ -99,8 +99,9 @@ class Attempt {
     if (!inputs.ok()) return inputs.status();
     source_ = std::move(inputs->source);
     activations_ = std::move(inputs->activations);
+    gguf_template_ = std::move(inputs->gguf_template);
     const PlanOptions options{budget_.budget_bytes(), workers_.UsefulTasks(), activations_.get(),
-                              nullptr};
+                              nullptr, gguf_template_.get()};
     absl::StatusOr<sinq::Plan> plan = MakePlan(job_.spec, *source_, *inputs->exporter, options);
     if (!plan.ok()) return plan.status();
     plan_ = *std::move(plan);
@@ -260,7 +261,8 @@ class Attempt {
     }
     BufferPool pool(budget_, workers_.host_memory());
     FoldScales* const folded = scales ? &*scales : nullptr;
-    const UnitContext context{plan_, *source_, workers_, *sink_, pool, activations_.get(), folded};
+    const UnitContext context{plan_, *source_,           workers_, *sink_,
+                              pool,  activations_.get(), folded,   gguf_template_.get()};
     Pipeline pipeline(context, measured ? &*measured : nullptr, folded, quantized, budget_,
                       metrics_, on_progress_);
     const absl::Status status =
@@ -344,6 +346,7 @@ class Attempt {
   const OnProgress on_progress_;
   std::unique_ptr<ModelSource> source_;
   std::unique_ptr<ActivationFile> activations_;  // if the recipe names one
+  std::unique_ptr<GgufTemplate> gguf_template_;  // if the recipe names one
   sinq::Plan plan_;
   std::unique_ptr<Sink> sink_;
   bool already_published_ = false;

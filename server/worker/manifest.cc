@@ -88,6 +88,11 @@ std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& so
   manifest["job_id"] = job.id;
   manifest["code_version"] = code_version;
   manifest["source"] = SourceSection(job, source);
+  if (plan.gguf_template) {
+    manifest["gguf_template"] = {{"uri", job.spec.gguf_template_uri},
+                                 {"size_bytes", plan.gguf_template->size_bytes},
+                                 {"header_sha256", plan.gguf_template->header_sha256}};
+  }
   manifest["recipe"] =
       ordered_json::parse(RecipeToJson(job.spec), nullptr, /*allow_exceptions=*/false);
   manifest["plan_digest"] = plan.digest;

@@ -27,10 +27,22 @@ bool IsCopy(Phase phase, const PlannedTensor& tensor) {
   return phase == Phase::kQuantize && tensor.action == TensorAction::kCopy;
 }
 
+// Bytes [begin, begin + out.size()) of the tensor.
+absl::Status ReadTensor(const UnitContext& context, const PlannedTensor& tensor, uint64_t begin,
+                        absl::Span<std::byte> out) {
+  const SourceTensor& source = tensor.source;
+  if (tensor.from_template) return context.gguf_template->Read(source.offset + begin, out);
+  return context.source.Read(source.file_index, source.offset + begin, out);
+}
+
 UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& tensor,
                   uint64_t kept_bytes, PooledBuffer buffer) {
   const SourceTensor& source = tensor.source;
-  context.source.WillRead(source.file_index, source.offset, source.size_bytes);
+  if (tensor.from_template) {
+    context.gguf_template->WillRead(source.offset, source.size_bytes);
+  } else {
+    context.source.WillRead(source.file_index, source.offset, source.size_bytes);
+  }
   UnitRead read;
   read.phase = phase;
   read.tensor = &tensor;
@@ -43,12 +55,10 @@ UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& 
 
 // Nothing if none are left.
 absl::StatusOr<absl::Span<const std::byte>> ReadPiece(const UnitContext& context, UnitRead& read) {
-  const SourceTensor& source = read.tensor->source;
-  const uint64_t at = source.size_bytes - read.bytes_left;
+  const uint64_t at = read.tensor->source.size_bytes - read.bytes_left;
   const absl::Span<std::byte> piece = read.memory.buffer.buffer.span().subspan(
       static_cast<size_t>(at), static_cast<size_t>(std::min(read.bytes_left, kPieceBytes)));
-  if (absl::Status status = context.source.Read(source.file_index, source.offset + at, piece);
-      !status.ok())
+  if (absl::Status status = ReadTensor(context, *read.tensor, at, piece); !status.ok())
     return WithTensor(status, *read.tensor);
   read.bytes_left -= piece.size();
   return absl::Span<const std::byte>(piece);
@@ -136,18 +146,55 @@ absl::Status CheckUnitOutput(const PlannedTensor& tensor, const kernels::Backend
   return error.status();
 }
 
-absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
-                         absl::Span<const absl::Span<std::byte>> planes, UnitRecord& record) {
-  for (size_t i = 0; i < planes.size(); ++i) {
-    const OutputRange& range = tensor.outputs[i];
-    Checksum checksum;
-    for (uint64_t at = 0; at < planes[i].size(); at += kPieceBytes) {
-      const absl::Span<const std::byte> piece = planes[i].subspan(at, kPieceBytes);
-      checksum.Update(piece);
-      absl::Status status =
-          context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
-      if (!status.ok()) return WithTensor(status, tensor);
+// Of the rows of one head, where they are written in another order; else 0.
+uint64_t HeadBytes(const PlannedTensor& tensor) {
+  if (tensor.alternating_heads == 0) return 0;
+  return tensor.outputs.front().tensor.size_bytes / static_cast<uint64_t>(tensor.alternating_heads);
+}
+
+// The plane of a tensor with alternating heads, which has one; head by head through `scratch`.
+absl::Status WriteHeads(const UnitContext& context, const PlannedTensor& tensor,
+                        absl::Span<const std::byte> plane, absl::Span<std::byte> scratch,
+                        Checksum& checksum) {
+  const OutputRange& range = tensor.outputs.front();
+  const uint64_t head_bytes = HeadBytes(tensor);
+  const uint64_t row_bytes = plane.size() / static_cast<uint64_t>(tensor.source.shape[0]);
+  const absl::Span<std::byte> head = scratch.subspan(0, head_bytes);
+  for (uint64_t at = 0; at < plane.size(); at += head_bytes) {
+    for (uint64_t i = 0; i < head_bytes; i += row_bytes) {
+      const int64_t row = tensor.SourceRow(static_cast<int64_t>((at + i) / row_bytes));
+      std::memcpy(head.data() + i, plane.data() + static_cast<uint64_t>(row) * row_bytes,
+                  row_bytes);
     }
+    checksum.Update(head);
+    absl::Status status =
+        context.sink.WriteAt(FileOf(context, range).name, range.offset + at, head);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WritePlane(const UnitContext& context, const OutputRange& range,
+                        absl::Span<const std::byte> plane, Checksum& checksum) {
+  for (uint64_t at = 0; at < plane.size(); at += kPieceBytes) {
+    const absl::Span<const std::byte> piece = plane.subspan(at, kPieceBytes);
+    checksum.Update(piece);
+    absl::Status status =
+        context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
+                         absl::Span<const absl::Span<std::byte>> planes,
+                         absl::Span<std::byte> scratch, UnitRecord& record) {
+  for (size_t i = 0; i < planes.size(); ++i) {
+    Checksum checksum;
+    absl::Status status = tensor.alternating_heads > 0
+                              ? WriteHeads(context, tensor, planes[i], scratch, checksum)
+                              : WritePlane(context, tensor.outputs[i], planes[i], checksum);
+    if (!status.ok()) return WithTensor(status, tensor);
     record.output_checksums.push_back(checksum.Value());
   }
   return absl::OkStatus();
@@ -201,6 +248,7 @@ uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerP
     bytes += AlignedBytes(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
   } else {
     for (const OutputRange& range : tensor.outputs) bytes += AlignedBytes(range.tensor.size_bytes);
+    bytes += AlignedBytes(HeadBytes(tensor));
   }
   if (!NeedsBackend(phase, tensor)) return bytes;
   if (phase == Phase::kQuantize) bytes += OutputCheckMemoryBytes(tensor, workers);
@@ -319,8 +367,8 @@ absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTe
   record.output_error = stats.output_error;
   // Only profile upstream asks for it; no tensor has a kurtosis of 0.
   if (stats.kurtosis != 0) record.kurtosis = stats.kurtosis;
-  const absl::Status status =
-      WritePlanes(context, tensor, PlanesOfUnit(tensor, memory, &scratch), record);
+  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
+  const absl::Status status = WritePlanes(context, tensor, planes, scratch, record);
   if (!status.ok()) return status;
   return record;
 }
@@ -340,15 +388,15 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
   const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
   absl::Status status;
   if (tensor.source.shape.size() == 1) {
-    std::memcpy(planes[0].data(), memory.buffer.buffer.data(), planes[0].size());
-    context.scales->FoldVector(tensor, planes[0]);
+    context.scales->FoldVector(tensor, memory.buffer.buffer.span().subspan(0, memory.weights_bytes),
+                               planes[0]);
   } else {
     status = kernels::FoldMatrix(ViewOf(tensor, memory),
                                  WeightDtypeOf(tensor.outputs[0].tensor.dtype), planes[0]);
   }
   if (!status.ok()) return WithTensor(status, tensor);
   UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0};
-  status = WritePlanes(context, tensor, planes, record);
+  status = WritePlanes(context, tensor, planes, scratch, record);
   if (!status.ok()) return status;
   return record;
 }
@@ -363,7 +411,7 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
     if (cancelled()) return absl::CancelledError("stopped while copying");
     const absl::Span<std::byte> piece =
         memory.buffer.buffer.span().subspan(0, std::min(kPieceBytes, source.size_bytes - at));
-    status = context.source.Read(source.file_index, source.offset + at, piece);
+    status = ReadTensor(context, tensor, at, piece);
     if (!status.ok()) break;
     checksum.Update(piece);
     status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);

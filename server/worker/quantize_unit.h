@@ -30,6 +30,7 @@ struct UnitContext {
   BufferPool& pool;
   const ActivationFile* activations = nullptr;  // if the plan has them
   const FoldScales* scales = nullptr;           // if the plan folds
+  const GgufTemplate* gguf_template = nullptr;  // if the plan has one
 };
 
 // A unit's memory: [weights | activations | planes or, measuring, t | scratch] in one buffer, so

@@ -12,7 +12,7 @@ inline JobSpec NativeSpec() {
   spec.format = "sinq";
   spec.aux = DefaultAux(spec.format);
   spec.group_size = DefaultGroupSize(spec.format);
-  spec.symmetric = DefaultSymmetric(spec.format);
+  spec.symmetric = DefaultSymmetric(spec.format, spec.bits);
   return spec;
 }
 

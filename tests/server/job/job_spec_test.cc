@@ -107,6 +107,7 @@ TEST(JobSpecTest, EveryFieldIsChecked) {
        }},
       {"activations_uri", [](JobSpec& s) { s.rules = {{.pattern = "a", .method = "awq"}}; }},
       {"gguf_template_uri", [](JobSpec& s) { s.gguf_template_uri = "/a.gguf"; }},
+      {"gguf_template_uri", [](JobSpec& s) { s.format = "gguf"; }},
       {"gguf_template_uri",
        [](JobSpec& s) {
          s.format = "gguf";
@@ -220,10 +221,12 @@ TEST(JobSpecTest, AnOlderSpecificationKeepsItsMeaningAndItsBytes) {
 }
 
 TEST(JobSpecTest, DefaultsFollowTheFormat) {
-  EXPECT_TRUE(DefaultSymmetric("compressed-tensors"));
-  EXPECT_TRUE(DefaultSymmetric("gptq"));
-  EXPECT_FALSE(DefaultSymmetric("awq"));
-  EXPECT_FALSE(DefaultSymmetric("sinq"));
+  EXPECT_TRUE(DefaultSymmetric("compressed-tensors", 4));
+  EXPECT_TRUE(DefaultSymmetric("gptq", 4));
+  EXPECT_FALSE(DefaultSymmetric("awq", 4));
+  EXPECT_FALSE(DefaultSymmetric("sinq", 4));
+  EXPECT_FALSE(DefaultSymmetric("gguf", 4));
+  EXPECT_TRUE(DefaultSymmetric("gguf", 8));
   EXPECT_EQ(DefaultAux("sinq"), "u8");
   EXPECT_EQ(DefaultAux("compressed-tensors"), "");
   EXPECT_EQ(DefaultAux("awq"), "f16");

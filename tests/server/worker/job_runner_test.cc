@@ -11,15 +11,19 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/half.h"
 #include "nlohmann/json.hpp"
 #include "server/base/error.h"
 #include "server/base/sha256.h"
+#include "server/export/gguf_file.h"
 #include "server/sink/sink.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fault_file_system.h"
+#include "tests/fakes/gguf_bytes.h"
 #include "tests/fakes/native_spec.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/tiny_checkpoint.h"
@@ -535,6 +539,121 @@ TEST_F(FoldingJobTest, FoldOffCopies) {
   const std::string name = "model.layers.0.self_attn.q_proj.weight";
   EXPECT_EQ(Values("out/model-00001-of-00001.safetensors", name),
             Values("m/model.safetensors", name));
+}
+
+// Jobs that put their layers into a GGUF file.
+class GgufJobTest : public JobRunnerTest {
+ protected:
+  void Use(const std::string& architecture) {
+    temp_.Write("m/model.safetensors", SafetensorsOf(FoldableLlamaTensors()));
+    temp_.Write("m/config.json",
+                absl::StrReplaceAll(kFoldableConfig, {{"\"llama\"", "\"" + architecture + "\""}}));
+    template_ = FoldableTemplate(architecture);
+    temp_.Write("t.gguf", template_.Bytes());
+    spec_.format = "gguf";
+    spec_.symmetric = false;
+    spec_.group_size = 32;
+    spec_.aux = "f16";
+    spec_.gguf_template_uri = temp_.Join("t.gguf");
+  }
+  std::string RunTo(const std::string& output) {
+    Queue(output);
+    const absl::Status status = Run();
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_TRUE(store_->Finish(lease_, JobState::kSucceeded, {}, {}).ok());
+    EXPECT_EQ(Content(output).size(), 2u);  // the file and the manifest
+    return temp_.Read(output + "/model.gguf");
+  }
+  static GgufTensor Find(const GgufFile& file, absl::string_view name) {
+    for (const GgufTensor& tensor : file.tensors) {
+      if (tensor.name == name) return tensor;
+    }
+    ADD_FAILURE() << name;
+    return {};
+  }
+  static std::string DataOf(const std::string& bytes, absl::string_view name) {
+    const auto file = ParseGguf(bytes, bytes.size(), "output");
+    EXPECT_TRUE(file.ok()) << file.status();
+    if (!file.ok()) return "";
+    const GgufTensor tensor = Find(*file, name);
+    return bytes.substr(file->data_offset + tensor.offset, tensor.size_bytes);
+  }
+
+  TestGguf template_;
+};
+
+TEST_F(GgufJobTest, WhatIsNotOursIsTheTemplates) {
+  Use("llama");
+  const std::string bytes = RunTo("out");
+  for (const char* name : {"token_embd.weight", "output_norm.weight"})
+    EXPECT_EQ(DataOf(bytes, name), template_.Find(name).data) << name;
+  const auto before = ParseGguf(template_.Bytes(), template_.Bytes().size(), "template");
+  auto after = ParseGguf(bytes, bytes.size(), "output");
+  ASSERT_TRUE(before.ok() && after.ok());
+  EXPECT_EQ(after->numbers.at("general.file_type").value, 3u);
+  ASSERT_TRUE(SetGgufNumber(*after, "general.file_type", 32).ok());
+  EXPECT_EQ(after->metadata.substr(0, before->metadata.size()), before->metadata);
+  EXPECT_EQ(after->metadata_count, before->metadata_count + 1);
+  const auto manifest = nlohmann::json::parse(temp_.Read(absl::StrCat("out/", kManifestFileName)));
+  EXPECT_EQ(manifest["gguf_template"]["size_bytes"], template_.Bytes().size());
+  EXPECT_EQ(manifest["gguf_template"]["header_sha256"].get<std::string>().size(), 64u);
+  EXPECT_EQ(manifest["files"].size(), 1u);
+}
+
+// The same layers twice: once in the checkpoint's order of rows, once in that of ggml's llama.
+TEST_F(GgufJobTest, QueriesAndKeysAreReorderedAndNothingElse) {
+  for (const char* exclude : {"", "q_proj"}) {  // quantized, and dense but folded
+    spec_.exclude.clear();
+    if (*exclude != '\0') spec_.exclude = {exclude};
+    Use("qwen2");
+    const std::string plain = RunTo(absl::StrCat("plain", exclude));
+    Use("llama");
+    const std::string alternating = RunTo(absl::StrCat("alternating", exclude));
+    for (const TestGgufTensor& tensor : template_.tensors) {
+      std::string expected = DataOf(plain, tensor.name);
+      if (tensor.name == "blk.0.attn_q.weight") expected = Alternating(expected, 64, 4);
+      if (tensor.name == "blk.0.attn_k.weight") expected = Alternating(expected, 32, 2);
+      EXPECT_EQ(DataOf(alternating, tensor.name), expected) << tensor.name;
+    }
+  }
+}
+
+TEST_F(GgufJobTest, NormsTakeTheirScaleInF32) {
+  Use("llama");
+  const std::string bytes = RunTo("out");
+  const std::string before = template_.Find("blk.0.attn_norm.weight").data;
+  const std::string after = DataOf(bytes, "blk.0.attn_norm.weight");
+  ASSERT_EQ(after.size(), before.size());
+  int changed = 0;
+  for (size_t i = 0; i < after.size(); i += 4) {
+    float a = 0, b = 0;
+    std::memcpy(&a, before.data() + i, sizeof a);
+    std::memcpy(&b, after.data() + i, sizeof b);
+    EXPECT_GT(b / a, 1 / 16.0f);
+    EXPECT_LT(b / a, 16.0f);
+    changed += a != b;
+  }
+  EXPECT_GT(changed, 32);
+  EXPECT_NE(DataOf(bytes, "blk.0.attn_v.bias"), template_.Find("blk.0.attn_v.bias").data);
+}
+
+TEST_F(GgufJobTest, AFaultAtAnyPointIsRecoveredToTheSameBytes) {
+  Use("llama");
+  EXPECT_GT(RecoverFromEveryFault(), 30);
+  EXPECT_FALSE(HasStaging());
+}
+
+TEST_F(GgufJobTest, ATemplateThatChangedBetweenAttemptsIsRefused) {
+  Use("llama");
+  Queue("out");
+  runner_->Run(job_, lease_, stop_, [&](const JobProgress&, absl::string_view tensor) {
+    if (!tensor.empty()) stop_ = StopReason::kDrain;
+  });
+  stop_ = StopReason::kNone;
+  template_.AddText("general.name", "another");
+  temp_.Write("t.gguf", template_.Bytes());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Run()));
+  EXPECT_FALSE(temp_.Exists("out"));
 }
 
 }  // namespace
