@@ -90,7 +90,8 @@ void AddJobOptions(CLI::App& command, RecipeFlags& recipe) {
       ->type_name("FILE");
   command
       .add_option("--gguf-template", recipe.gguf_template,
-                  "a .gguf file of this model on the server's machine, for --format gguf")
+                  "for --format gguf: a .gguf file of this model on the server's machine, made by "
+                  "llama.cpp's converter (f32, f16 or bf16); the layers are put into a copy of it")
       ->type_name("FILE");
   command
       .add_option("--recipe", recipe.file,
@@ -162,6 +163,8 @@ void CommandLine::AddJobCommands() {
                  "  sinqctl submit models/tiny --output models/tiny-sinq --format sinq --bits 3\n"
                  "  sinqctl submit models/tiny --output models/tiny-a --format sinq --method asinq "
                  "--activations inputs.safetensors\n"
+                 "  sinqctl submit models/tiny --output models/tiny-gguf --format gguf "
+                 "--gguf-template models/tiny-f16.gguf\n"
                  "  sinqctl submit models/tiny --output models/tiny-r --recipe recipe.json\n"
                  "      with {\"rules\": [{\"pattern\": \"down_proj\", \"bits\": 8}]}");
   AddSource(*submit, flags_.submit);

