@@ -43,6 +43,9 @@ FOLDED = [
     ("compressed-tensors, folded, symmetric", ["--format", "compressed-tensors", "--symmetric"]),
     ("compressed-tensors, folded, asymmetric", ["--format", "compressed-tensors", "--asymmetric"]),
     ("compressed-tensors, not folded, symmetric", ["--format", "compressed-tensors", "--symmetric", "--fold", "off"]),
+    ("gptq, folded, symmetric", ["--format", "gptq", "--symmetric"]),
+    ("gptq, folded, asymmetric", ["--format", "gptq", "--asymmetric"]),
+    ("gptq, not folded, symmetric", ["--format", "gptq", "--symmetric", "--fold", "off"]),
 ]
 BASELINE = "authors, SINQ"
 THEIRS = [("authors, RTN", "rtn"), ("authors, HQQ", "hqq"), ("authors, SINQ + HQQ", "sinq_hqq"), (BASELINE, "sinq")]
@@ -78,8 +81,8 @@ class Encoder:
 
 
 def packed_bits(directory, dense, modules):
-    """Bits per quantized weight of a compressed-tensors checkpoint; the shape tensors are not counted."""
-    parts = ("weight_packed", "weight_scale", "weight_zero_point")
+    """Bits per quantized weight of a compressed-tensors (without its shape tensors) or GPTQ checkpoint."""
+    parts = ("weight_packed", "weight_scale", "weight_zero_point", "qweight", "qzeros", "scales", "g_idx")
     tensors = native.read_checkpoint(directory)
     stored = sum(tensors[f"{m}.{p}"][1].nbytes for m in modules for p in parts if f"{m}.{p}" in tensors)
     return 8 * stored / sum(dense[f"{m}.weight"].size for m in modules)
