@@ -110,10 +110,12 @@ TEST(CudaPlanTest, ArraysLieInsideTheirMemoryAndDoNotOverlap) {
   alignas(256) static std::byte memory[1 << 20];
   ASSERT_LE(DeviceArraysBytes(tensor), sizeof memory);
   const DeviceArrays arrays = LayOutDeviceArrays(tensor, memory);
-  const void* in_order[] = {arrays.column,      arrays.inverse_column, arrays.scale,
-                            arrays.zero,        arrays.error,          arrays.power,
-                            arrays.exact_scale, arrays.exact_zero,     arrays.row_factor,
-                            arrays.outcomes,    arrays.summary,        arrays.partials};
+  const void* in_order[] = {arrays.column,         arrays.inverse_column, arrays.outcomes,
+                            arrays.summary,        arrays.scale,          arrays.zero,
+                            arrays.error,          arrays.power,          arrays.largest,
+                            arrays.overlap,        arrays.balanced_error, arrays.balanced_power,
+                            arrays.exact_scale,    arrays.exact_zero,     arrays.row_factor,
+                            arrays.partials};
   const std::byte* before = nullptr;
   for (const void* array : in_order) {
     const auto* at = static_cast<const std::byte*>(array);

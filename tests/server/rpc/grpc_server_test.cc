@@ -61,6 +61,8 @@ class GrpcServerTest : public testing::Test {
     v1::CreateJobRequest request;
     request.set_source_uri(temp_.Join("m"));
     request.set_output_uri(temp_.Join(output));
+    // Has a place for the layers of this model, whatever their shape.
+    request.mutable_recipe()->set_format("sinq");
     return request;
   }
   // Follows the job to its end; returns its last state.
