@@ -25,8 +25,7 @@ class CudaMeasureJob {
  public:
   CudaMeasureJob(CudaRuntime& runtime, const CudaHostMemory& pinned, CudaSlot& slot,
                  const CudaMeasurePlan& plan, const CudaMeasureCall& call)
-      : runtime_(runtime),
-        slot_(slot),
+      : slot_(slot),
         plan_(plan),
         call_(call),
         transfer_(runtime, pinned, slot, call.in) {}
@@ -45,7 +44,6 @@ class CudaMeasureJob {
   absl::Status SumScores();
   absl::Status ReadBack();
 
-  CudaRuntime& runtime_;
   CudaSlot& slot_;
   const CudaMeasurePlan& plan_;
   const CudaMeasureCall& call_;
