@@ -140,7 +140,9 @@ absl::Status Checkpointer::Commit(std::vector<Item>& items) {
   if (!units.empty()) {
     if (absl::Status status = store_.AddFinishedUnits(lease_, units); !status.ok()) return status;
   }
-  for (Item& item : items) all_records_[item.tensor->source.name] = std::move(item.record);
+  if (phase_ == Phase::kQuantize) {
+    for (Item& item : items) all_records_[item.tensor->source.name] = std::move(item.record);
+  }
   items.clear();
   return absl::OkStatus();
 }

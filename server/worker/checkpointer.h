@@ -41,7 +41,8 @@ class Checkpointer {
   // Waits until everything added is durable, and digested if `digest_files` says so. Keeps what was
   // done if not (a job that stops early).
   absl::Status Finish(bool digest_files);
-  // After a successful Finish; the files, and the digests in the records, only of Finish(true).
+  // After a successful Finish of Phase::kQuantize; the files, and the digests in the records, only
+  // of Finish(true). What was measured is the pipeline's to keep.
   const std::map<std::string, UnitRecord>& records() const { return all_records_; }
   const std::vector<ManifestFile>& files() const { return files_; }
 

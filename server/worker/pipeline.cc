@@ -33,7 +33,11 @@ absl::Status Pipeline::Run(JobProgress progress, absl::FunctionRef<bool()> stopp
   {
     MutexLock lock(&mutex_);
     progress_ = progress;
-    if (measuring_ != nullptr) measured_ = measuring_->finished;
+  }
+  std::vector<Step> steps = StepsLeft();
+  if (measuring_ != nullptr) {
+    MutexLock lock(&mutex_);
+    measured_ = std::move(measuring_->finished);  // only the steps had to know their names
   }
   const auto cancelled = [&] {
     return failed_.load(std::memory_order_relaxed) || stopped() ||
@@ -41,7 +45,7 @@ absl::Status Pipeline::Run(JobProgress progress, absl::FunctionRef<bool()> stopp
            (measuring_ != nullptr && measuring_->checkpointer.Failed());
   };
   const kernels::DeviceStats before = context_.workers.DeviceTotals();
-  if (absl::Status status = ReadAhead(StepsLeft(), cancelled); !status.ok()) Fail(status);
+  if (absl::Status status = ReadAhead(std::move(steps), cancelled); !status.ok()) Fail(status);
   AwaitAll();
   ObserveDeviceStages(before);
   MutexLock lock(&mutex_);

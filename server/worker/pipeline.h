@@ -31,6 +31,7 @@
 namespace sinq {
 
 // Where the units of one phase go, and what an earlier attempt did of it: records by tensor name.
+// The pipeline takes those of Phase::kMeasure out of it.
 struct PhaseLedger {
   Checkpointer& checkpointer;
   std::map<std::string, UnitRecord> finished;

@@ -6,10 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/folding.h"
-#include "kernels/half.h"
 #include "server/base/aligned_buffer.h"
 #include "server/base/checksum.h"
 #include "server/base/error.h"
+#include "server/source/float_element.h"
 #include "server/worker/output_check.h"
 #include "server/worker/weight_dtype.h"
 
@@ -222,17 +222,9 @@ absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const Model
   if (absl::Status status = source.Read(scale.file_index, scale.offset, absl::MakeSpan(raw));
       !status.ok())
     return status;
-  const bool bf16 = scale.dtype == "BF16";
-  factors.resize(raw.size() / (bf16 ? 2 : 4));
-  for (size_t i = 0; i < factors.size(); ++i) {
-    if (bf16) {
-      uint16_t bits;
-      std::memcpy(&bits, raw.data() + 2 * i, sizeof bits);
-      factors[i] = kernels::Bf16ToFloat(bits);
-    } else {
-      std::memcpy(&factors[i], raw.data() + 4 * i, 4);
-    }
-  }
+  factors.resize(raw.size() / FloatElementBytes(scale.dtype));
+  for (size_t i = 0; i < factors.size(); ++i)
+    factors[i] = FloatElementAt(raw.data(), scale.dtype, i);
   return factors;
 }
 
