@@ -98,6 +98,16 @@ __device__ __forceinline__ T* SharedMemory() {
   return reinterpret_cast<T*>(shared_memory);
 }
 
+// The tree over 16 lanes of README.md section 1, all of them one thread's.
+__device__ __forceinline__ float LaneTree(const float* lanes) {
+  float sum[8];
+#pragma unroll
+  for (int l = 0; l < 8; ++l) sum[l] = Add(lanes[l], lanes[l + 8]);
+#pragma unroll
+  for (int l = 0; l < 4; ++l) sum[l] = Add(sum[l], sum[l + 4]);
+  return Add(Add(sum[0], sum[2]), Add(sum[1], sum[3]));
+}
+
 // ---------------------------------------------------------------- several threads
 
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
@@ -127,7 +137,7 @@ __device__ __forceinline__ float QuadMax(float x) {
   x = Max(x, __shfl_xor_sync(kWholeWarp, x, 1));
   return Max(x, __shfl_xor_sync(kWholeWarp, x, 2));
 }
-// The tree over 16 lanes of README.md section 1; thread q holds lanes 4q .. 4q + 3. The sum of two
+// The same over the lanes of four threads: thread q holds lanes 4q .. 4q + 3. The sum of two
 // threads is the same in both, so all four end with the total.
 template <class T>
 __device__ __forceinline__ T QuadLaneTree(const T (&lanes)[4]) {

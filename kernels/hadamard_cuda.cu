@@ -103,16 +103,6 @@ __global__ void __launch_bounds__(kThreads) HadamardScoreKernel(FitArguments p) 
   }
 }
 
-// The sum of 16 lanes (section 1).
-__device__ float LaneTree(float (&lanes)[kLanes]) {
-#pragma unroll
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-#pragma unroll
-    for (int l = 0; l < half; ++l) lanes[l] = Add(lanes[l], lanes[l + half]);
-  }
-  return lanes[0];
-}
-
 // Error figures of one group; those of the space in which it was coded are the same.
 template <int kGroup>
 __device__ void StoreErrors(const HadamardArguments& p, const float (&w)[kGroup],

@@ -79,14 +79,6 @@ __device__ void AddRow(const WeightCursor<kDtype>& weights,
       make_float4(square[0], square[1], square[2], square[3]);
 }
 
-// The tree over 16 lanes in memory.
-__device__ float LaneTree(const float* lanes) {
-  float sum[8];
-  for (int l = 0; l < 8; ++l) sum[l] = Add(lanes[l], lanes[l + 8]);
-  for (int l = 0; l < 4; ++l) sum[l] = Add(sum[l], sum[l + 4]);
-  return Add(Add(sum[0], sum[2]), Add(sum[1], sum[3]));
-}
-
 template <int kGroup>
 __device__ float RowStd(const float* lane_sum, const float* lane_square) {
   const float sum = LaneTree(lane_sum), square = LaneTree(lane_square);
