@@ -5,12 +5,20 @@
 
 namespace sinq {
 
-KeptUnits::KeptUnits(MemoryBudget& budget, std::function<bool()> is_idle)
-    : budget_(budget), is_idle_(std::move(is_idle)), limit_bytes_(budget.budget_bytes() / 2) {
+KeptUnits::KeptUnits(MemoryBudget& budget, uint64_t room_bytes, std::function<bool()> is_idle)
+    : budget_(budget),
+      is_idle_(std::move(is_idle)),
+      limit_bytes_(budget.budget_bytes() -
+                   std::min(room_bytes, budget.budget_bytes() - budget.budget_bytes() / 2)) {
   budget_.AddReclaimer(*this);
 }
 
 KeptUnits::~KeptUnits() { budget_.RemoveReclaimer(*this); }
+
+bool KeptUnits::HasRoom(uint64_t size_bytes) const {
+  MutexLock lock(&mutex_);
+  return size_bytes <= limit_bytes_ - admitted_bytes_;
+}
 
 bool KeptUnits::Admit(uint64_t size_bytes) {
   MutexLock lock(&mutex_);

@@ -15,16 +15,17 @@
 
 namespace sinq {
 
-// Thread-safe. Of one job. Takes at most half of the budget, so that units in work find room beside
-// it; gives everything up when somebody waits for the budget and `is_idle` says that nothing else
-// of this job will free any. What was given up is read again.
+// Thread-safe. Of one job. Takes what the budget has beyond `room_bytes`, which is for units in
+// work, but half of the budget at least. Gives everything up when somebody waits for the budget and
+// `is_idle` says that nothing else of this job will free any. What was given up is read again.
 class KeptUnits : public MemoryBudget::Reclaimer {
  public:
-  KeptUnits(MemoryBudget& budget, std::function<bool()> is_idle);
+  KeptUnits(MemoryBudget& budget, uint64_t room_bytes, std::function<bool()> is_idle);
   ~KeptUnits() override;
   KeptUnits(const KeptUnits&) = delete;
   KeptUnits& operator=(const KeptUnits&) = delete;
 
+  bool HasRoom(uint64_t size_bytes) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Whether a unit of `size_bytes` may be kept; if so it counts from now on, until it is taken,
   // dropped or given up.
   bool Admit(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -39,7 +40,7 @@ class KeptUnits : public MemoryBudget::Reclaimer {
   MemoryBudget& budget_;
   const std::function<bool()> is_idle_;
   const uint64_t limit_bytes_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   uint64_t admitted_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<int, UnitMemory> units_ ABSL_GUARDED_BY(mutex_);  // by index in Plan::tensors
 };

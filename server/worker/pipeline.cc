@@ -13,6 +13,16 @@ namespace {
 constexpr size_t kReadsAtOnce = 2;
 constexpr uint64_t kThroughputFromBytes = 1 << 20;  // smaller tensors say nothing about speed
 
+// What the reads at once take that are not kept.
+uint64_t RoomBytes(const UnitContext& context) {
+  uint64_t largest = 0;
+  for (const PlannedTensor& tensor : context.plan.tensors) {
+    if (!HasUnit(Phase::kQuantize, tensor)) continue;
+    largest = std::max(largest, UnitMemoryBytes(Phase::kQuantize, tensor, context.workers));
+  }
+  return kReadsAtOnce * largest;
+}
+
 }  // namespace
 
 Pipeline::Pipeline(const UnitContext& context, PhaseLedger* measuring, FoldScales* scales,
@@ -27,14 +37,14 @@ Pipeline::Pipeline(const UnitContext& context, PhaseLedger* measuring, FoldScale
       stages_(FoldStagesOf(context.plan)),
       has_scales_(stages_.size(), false),
       unmeasured_(stages_.size(), 0),
-      kept_(budget, [this] { return IsIdle(); }) {}
+      kept_(budget, RoomBytes(context), [this] { return IsIdle(); }) {}
 
 absl::Status Pipeline::Run(JobProgress progress, absl::FunctionRef<bool()> stopped) {
   {
     MutexLock lock(&mutex_);
     progress_ = progress;
   }
-  std::vector<Step> steps = StepsLeft();
+  Steps steps = StepsLeft();
   if (measuring_ != nullptr) {
     MutexLock lock(&mutex_);
     measured_ = std::move(measuring_->finished);  // only the steps had to know their names
@@ -52,14 +62,24 @@ absl::Status Pipeline::Run(JobProgress progress, absl::FunctionRef<bool()> stopp
   return status_;
 }
 
-std::vector<Pipeline::Step> Pipeline::StepsLeft() {
-  std::vector<Step> steps;
-  for (size_t stage = 0; stage <= stages_.size(); ++stage) {
-    if (stage < stages_.size()) AddMeasuring(stage, steps);
-    if (stage > 0) AddQuantizing(stage - 1, steps);
+Pipeline::Steps Pipeline::StepsLeft() {
+  Steps steps;
+  for (size_t stage = 0; stage < stages_.size(); ++stage) {
+    AddMeasuring(stage, steps.measuring);
+    AddQuantizing(stage, steps.quantizing);
   }
-  std::reverse(steps.begin(), steps.end());
   return steps;
+}
+
+std::deque<Pipeline::Step>& Pipeline::NextOf(Steps& waiting) {
+  if (waiting.measuring.empty()) return waiting.quantizing;
+  if (waiting.quantizing.empty()) return waiting.measuring;
+  const Step& measure = waiting.measuring.front();
+  const size_t stage = waiting.quantizing.front().stage;
+  if (measure.stage <= stage) return waiting.measuring;  // its scales are wanted
+  const uint64_t kept_bytes = KeptMemoryBytes(TensorAt(measure.index), context_.workers);
+  const bool is_early = measure.stage > stage + 1 || !kept_.HasRoom(kept_bytes);
+  return is_early ? waiting.quantizing : waiting.measuring;
 }
 
 bool Pipeline::IsQuantized(const FoldStage& stage) const {
@@ -70,7 +90,7 @@ bool Pipeline::IsQuantized(const FoldStage& stage) const {
   });
 }
 
-void Pipeline::AddMeasuring(size_t stage, std::vector<Step>& steps) {
+void Pipeline::AddMeasuring(size_t stage, std::deque<Step>& steps) {
   const bool is_needed = !IsQuantized(stages_[stage]);
   for (const int index : stages_[stage].tensors) {
     const PlannedTensor& tensor = TensorAt(index);
@@ -85,7 +105,7 @@ void Pipeline::AddMeasuring(size_t stage, std::vector<Step>& steps) {
   }
 }
 
-void Pipeline::AddQuantizing(size_t stage, std::vector<Step>& steps) const {
+void Pipeline::AddQuantizing(size_t stage, std::deque<Step>& steps) const {
   for (const int index : stages_[stage].tensors) {
     const PlannedTensor& tensor = TensorAt(index);
     if (HasUnit(Phase::kQuantize, tensor) && !quantizing_.finished.contains(tensor.source.name))
@@ -94,7 +114,7 @@ void Pipeline::AddQuantizing(size_t stage, std::vector<Step>& steps) const {
 }
 
 // Here and not on a worker: one that waits for memory would hold up those that have it.
-absl::Status Pipeline::ReadAhead(std::vector<Step> waiting, Cancelled cancelled) {
+absl::Status Pipeline::ReadAhead(Steps waiting, Cancelled cancelled) {
   std::vector<Reading> reads;
   while (!waiting.empty() || !reads.empty()) {
     absl::Status status = BeginReads(waiting, reads, cancelled);
@@ -109,10 +129,11 @@ absl::Status Pipeline::ReadAhead(std::vector<Step> waiting, Cancelled cancelled)
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::BeginReads(std::vector<Step>& waiting, std::vector<Reading>& reads,
+absl::Status Pipeline::BeginReads(Steps& waiting, std::vector<Reading>& reads,
                                   Cancelled cancelled) {
   while (!waiting.empty() && reads.size() < kReadsAtOnce) {
-    const Step step = waiting.back();
+    std::deque<Step>& next = NextOf(waiting);
+    const Step step = next.front();
     if (step.phase == Phase::kQuantize && !has_scales_[step.stage]) {
       // What is being read may have to be measured for it.
       if (!reads.empty()) return absl::OkStatus();
@@ -123,7 +144,7 @@ absl::Status Pipeline::BeginReads(std::vector<Step>& waiting, std::vector<Readin
     absl::StatusOr<std::optional<UnitRead>> read = Begin(step, reads.empty(), cancelled);
     if (!read.ok()) return read.status();
     if (!read->has_value()) return absl::OkStatus();
-    waiting.pop_back();
+    next.pop_front();
     reads.push_back({step, **std::move(read)});
     if (absl::Status status = SubmitComplete(reads, cancelled); !status.ok()) return status;
   }

@@ -2,14 +2,15 @@
 // memory budget.
 //
 // Where column scales are folded a tensor is measured some time before it can be quantized. The
-// plan is then gone through by stages (fold_stages.h), each measured one ahead of the one that is
-// quantized, so that workers always have something to do, and what was read to be measured is kept
-// for its second turn (kept_units.h).
+// plan is then gone through by stages (fold_stages.h), and what was read to be measured is kept for
+// its second turn (kept_units.h). Each stage is measured before the one ahead of it is quantized, as
+// far as memory allows, so that workers always have something to do.
 #ifndef SINQ_SERVER_WORKER_PIPELINE_H_
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 
 #include <atomic>
 #include <cstddef>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -54,11 +55,16 @@ class Pipeline {
   JobProgress progress() const;
 
  private:
-  // One unit, in the order of the steps.
   struct Step {
     Phase phase;
     size_t stage;
     int index;  // into Plan::tensors
+  };
+  // What is not begun yet, in order of stages.
+  struct Steps {
+    std::deque<Step> measuring;
+    std::deque<Step> quantizing;
+    bool empty() const { return measuring.empty() && quantizing.empty(); }
   };
   struct Reading {
     Step step;
@@ -74,16 +80,17 @@ class Pipeline {
   };
   using Cancelled = absl::FunctionRef<bool()>;
 
-  absl::Status ReadAhead(std::vector<Step> waiting, Cancelled cancelled);
-  // All that the ledgers do not have, the first one last.
-  std::vector<Step> StepsLeft();
-  void AddMeasuring(size_t stage, std::vector<Step>& steps);
-  void AddQuantizing(size_t stage, std::vector<Step>& steps) const;
+  absl::Status ReadAhead(Steps waiting, Cancelled cancelled);
+  // All that the ledgers do not have.
+  Steps StepsLeft();
+  void AddMeasuring(size_t stage, std::deque<Step>& steps);
+  void AddQuantizing(size_t stage, std::deque<Step>& steps) const;
+  // The queue whose front is to be begun next; there must be one.
+  std::deque<Step>& NextOf(Steps& waiting);
   bool IsQuantized(const FoldStage& stage) const;
   // Moves units from `waiting` to `reads`, as many as there is room for: at least one if there is
   // none, which may have to wait. What has nothing to read goes on at once.
-  absl::Status BeginReads(std::vector<Step>& waiting, std::vector<Reading>& reads,
-                          Cancelled cancelled);
+  absl::Status BeginReads(Steps& waiting, std::vector<Reading>& reads, Cancelled cancelled);
   // Nothing if there is no memory now and the unit must not wait for it.
   absl::StatusOr<std::optional<UnitRead>> Begin(const Step& step, bool may_wait,
                                                 Cancelled cancelled);

@@ -22,7 +22,7 @@ class KeptUnitsTest : public testing::Test {
   MemoryBudget budget_{8 * kMiB};
   BufferPool pool_{budget_};
   bool idle_ = true;
-  KeptUnits kept_{budget_, [this] { return idle_; }};
+  KeptUnits kept_{budget_, budget_.budget_bytes(), [this] { return idle_; }};
 };
 
 TEST_F(KeptUnitsTest, WhatIsKeptIsTakenOnce) {
@@ -42,6 +42,15 @@ TEST_F(KeptUnitsTest, HalfOfTheBudgetIsNotForIt) {
   kept_.Drop(kMiB);
   EXPECT_TRUE(kept_.Take(1).has_value());
   EXPECT_TRUE(kept_.Admit(4 * kMiB));
+}
+
+TEST_F(KeptUnitsTest, AllButTheRoomForUnitsInWorkIsForIt) {
+  KeptUnits kept(budget_, 3 * kMiB, [] { return true; });
+  EXPECT_FALSE(kept.Admit(5 * kMiB + 1));
+  EXPECT_FALSE(kept.HasRoom(5 * kMiB + 1));
+  EXPECT_TRUE(kept.HasRoom(5 * kMiB));
+  EXPECT_TRUE(kept.Admit(5 * kMiB));
+  EXPECT_FALSE(kept.Admit(1));
 }
 
 TEST_F(KeptUnitsTest, WhoeverWaitsForMemoryGetsIt) {
