@@ -44,7 +44,11 @@ std::string HowToGoOn(const std::string& job_id, int64_t last) {
 std::string ResultText(const v1::Job& job) {
   Table table({"RESULT", job.output_uri()});
   table.Add({"size", FormatBytes(job.progress().output_bytes())});
-  table.Add({"bits per weight", absl::StrFormat("%.3f", job.progress().effective_bits())});
+  if (job.progress().effective_bits() > 0) {
+    table.Add({"bits per weight", absl::StrFormat("%.3f", job.progress().effective_bits())});
+  } else {
+    table.Add({"quantized", "no tensor: sinqctl plan with the same arguments gives each one's reason"});
+  }
   if (job.has_start_time() && job.has_end_time()) {
     const absl::Duration took =
         absl::Seconds(job.end_time().seconds() - job.start_time().seconds()) +

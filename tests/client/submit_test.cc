@@ -51,6 +51,14 @@ TEST_F(SubmitTest, WaitPrintsIdThenResult) {
   EXPECT_NE(result.err.find("60%"), std::string::npos);
 }
 
+TEST_F(SubmitTest, AResultWithoutAQuantizedTensorSaysWhereTheReasonsAre) {
+  server_.jobs.job.mutable_progress()->set_effective_bits(0);
+  const auto result = Submit({"--wait"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.out.find("sinqctl plan"), std::string::npos) << result.out;
+  EXPECT_EQ(result.out.find("bits per weight"), std::string::npos) << result.out;
+}
+
 TEST_F(SubmitTest, WaitReconnectsFromTheLastSequenceAndSaysSo) {
   server_.jobs.break_after_events = 2;
   const auto result = Submit({"--wait"});

@@ -211,11 +211,14 @@ class ReadOnceTest(unittest.TestCase):
     def test_nor_without_column_scales_to_fold(self):
         self.check_that_it_is_read_once(*harness.NATIVE)
 
-    def check_that_it_is_read_once(self, *flags):
+    def test_nor_where_a_layer_waits_for_its_scales_and_the_next_finds_no_room_beside_it(self):
+        self.check_that_it_is_read_once(budget="104MiB")
+
+    def check_that_it_is_read_once(self, *flags, budget="1GiB"):
         with workspace() as home:
             source = home / "model"
             total = harness.make_model(source, hidden=1024, inter=2816, layers=4)
-            server = Server(home).start()
+            server = Server(home, "--memory-budget", budget, "--workers", "2").start()
             self.addCleanup(server.stop)
             before = server.io()["rchar"]
             self.assertEqual(server.submit(source, home / "out", "--wait", *flags).code, 0)
