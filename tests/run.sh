@@ -155,14 +155,15 @@ else
 fi
 heading "build (clang, with thread-safety analysis)"
 # Only for what clang has to say, which does not depend on how it optimizes.
-configure_and_build clang -DSINQ_TESTS=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O0 -DSINQ_INNER_LOOPS_OPTION=-O0 -- sinqd sinqctl sinq_cuda_host && add 1 0 && echo "1 passed"
+configure_and_build clang -DSINQ_TESTS=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O0 -DSINQ_INNER_LOOPS_OPTION=-O0 -- \
+  sinqd sinqctl sinq_cuda_host && add 1 0 && echo "1 passed"
 if $sanitizers; then
   sanitizer_preset asan
   # With gRPC inside every hand-over in it would look like a race.
   sanitizer_preset tsan "${no_grpc[@]}"
 else
-  # The CUDA code on the CPU is left to --sanitizers: fibers are slow under it, and its memory is watched by the shim and
-  # the fake runtime in every run.
+  # The CUDA code on the CPU is left to --sanitizers: fibers are slow under it, and its memory is watched by the shim
+  # and the fake runtime in every run.
   sanitizer_preset asan "${hostile_bytes[@]}"
 fi
 finish
