@@ -47,7 +47,7 @@ std::string ResultText(const v1::Job& job) {
   if (job.progress().effective_bits() > 0) {
     table.Add({"bits per weight", absl::StrFormat("%.3f", job.progress().effective_bits())});
   } else {
-    table.Add({"quantized", "no tensor: sinqctl plan with the same arguments gives each one's reason"});
+    table.Add({"quantized", "no tensor: sinqctl plan with the same arguments gives the reasons"});
   }
   if (job.has_start_time() && job.has_end_time()) {
     const absl::Duration took =

@@ -3,8 +3,8 @@
 //
 // Where column scales are folded a tensor is measured some time before it can be quantized. The
 // plan is then gone through by stages (fold_stages.h), and what was read to be measured is kept for
-// its second turn (kept_units.h). Each stage is measured before the one ahead of it is quantized, as
-// far as memory allows, so that workers always have something to do.
+// its second turn (kept_units.h). As far as memory allows, each stage is measured before the one
+// ahead of it is quantized, so that workers always have something to do.
 #ifndef SINQ_SERVER_WORKER_PIPELINE_H_
 #define SINQ_SERVER_WORKER_PIPELINE_H_
 
