@@ -17,12 +17,12 @@ KeptUnits::~KeptUnits() { budget_.RemoveReclaimer(*this); }
 
 bool KeptUnits::HasRoom(uint64_t size_bytes) const {
   MutexLock lock(&mutex_);
-  return size_bytes <= limit_bytes_ - admitted_bytes_;
+  return Fits(size_bytes);
 }
 
 bool KeptUnits::Admit(uint64_t size_bytes) {
   MutexLock lock(&mutex_);
-  if (size_bytes > limit_bytes_ - admitted_bytes_) return false;
+  if (!Fits(size_bytes)) return false;
   admitted_bytes_ += size_bytes;
   return true;
 }

@@ -37,6 +37,10 @@ class KeptUnits : public MemoryBudget::Reclaimer {
   void GiveUpIdle() override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  bool Fits(uint64_t size_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return size_bytes <= limit_bytes_ - admitted_bytes_;
+  }
+
   MemoryBudget& budget_;
   const std::function<bool()> is_idle_;
   const uint64_t limit_bytes_;

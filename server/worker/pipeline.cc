@@ -71,7 +71,7 @@ Pipeline::Steps Pipeline::StepsLeft() {
   return steps;
 }
 
-std::deque<Pipeline::Step>& Pipeline::NextOf(Steps& waiting) {
+std::deque<Pipeline::Step>& Pipeline::NextOf(Steps& waiting) const {
   if (waiting.measuring.empty()) return waiting.quantizing;
   if (waiting.quantizing.empty()) return waiting.measuring;
   const Step& measure = waiting.measuring.front();

@@ -86,7 +86,7 @@ class Pipeline {
   void AddMeasuring(size_t stage, std::deque<Step>& steps);
   void AddQuantizing(size_t stage, std::deque<Step>& steps) const;
   // The queue whose front is to be begun next; there must be one.
-  std::deque<Step>& NextOf(Steps& waiting);
+  std::deque<Step>& NextOf(Steps& waiting) const;
   bool IsQuantized(const FoldStage& stage) const;
   // Moves units from `waiting` to `reads`, as many as there is room for: at least one if there is
   // none, which may have to wait. What has nothing to read goes on at once.
