@@ -17,12 +17,21 @@ namespace HWY_NAMESPACE {
 // Levels 0, 1, .. top.
 struct EvenLevels {
   VF top;
+  HWY_INLINE VF Exact(VF y, VF inverse, VF zero) const { return Fma(y, inverse, zero); }
   HWY_INLINE VF Nearest(VF exact) const { return hn::Round(Clamp(exact, hn::Zero(DF()), top)); }
+};
+
+// The same, counted from the zero: lowest .. highest around 0.
+struct CentredLevels {
+  VF lowest, highest;
+  HWY_INLINE VF Exact(VF y, VF inverse, VF /*zero*/) const { return hn::Mul(y, inverse); }
+  HWY_INLINE VF Nearest(VF exact) const { return hn::Round(Clamp(exact, lowest, highest)); }
 };
 
 // The level that a value is coded as: the last one whose lower bound is under the value.
 struct BookLevels {
   Codebook book;
+  HWY_INLINE VF Exact(VF y, VF inverse, VF zero) const { return Fma(y, inverse, zero); }
   HWY_INLINE VF Nearest(VF exact) const {
     const DF d;
     VF level = hn::Set(d, book.levels[0]);

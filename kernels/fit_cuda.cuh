@@ -9,12 +9,26 @@
 
 namespace sinq::kernels {
 
+// A scale and zero, their error E and the sum of (Q - zero)*y.
 struct GroupFit {
   float scale = 0, zero = 0;
-  float error = 0;     // E of a scored candidate
-  float codes = 0;     // sum of q, a code or the level it stands for
-  float squares = 0;   // sum of q^2
-  float products = 0;  // sum of q*y
+  float error = 0;
+  float product = 0;
+};
+
+// What one coding of a group adds up: D, A and B of section 4.1.
+struct CodeSums {
+  float misses, levels, squares;
+};
+
+// Y and V.
+struct GroupTotals {
+  float values, squares;
+};
+
+// A coding that was tried, and the least squares of its codes.
+struct Trial {
+  GroupFit coded, refit;
 };
 
 struct GroupRange {
@@ -40,11 +54,14 @@ __device__ float SumOf(const float (&y)[kGroup]) {
 }
 
 template <int kGroup>
-__device__ float SumOfSquares(const float (&y)[kGroup]) {
-  float sum = 0;
+__device__ GroupTotals TotalsOf(const float (&y)[kGroup]) {
+  GroupTotals totals{0, 0};
 #pragma unroll
-  for (int k = 0; k < kGroup; ++k) sum = Fma(y[k], y[k], sum);
-  return sum;
+  for (int k = 0; k < kGroup; ++k) {
+    totals.values = Add(totals.values, y[k]);
+    totals.squares = Fma(y[k], y[k], totals.squares);
+  }
+  return totals;
 }
 
 // The last of kBook levels whose lower bound is under the value.
@@ -57,17 +74,19 @@ __device__ float NearestLevel(float exact, const FitRules& rules) {
   return level;
 }
 
-// The sum of a group's codes. Codes 0, 1, .. top are integers, whose sum is exact in any order: it
-// is taken from the bits that rounding leaves (RoundSmallToInt), two of them by one instruction.
+// Rounds a group's exact values to codes and adds those up. Codes that are integers have a sum that
+// is exact in any order: it is taken from the bits that rounding leaves (RoundSmallToInt), two of
+// them by one instruction.
 template <int kBook>
 struct CodeSum {
+  float highest;  // of even levels
   float levels = 0;
   unsigned bits = 0;
 
   // What the value is coded as.
   __device__ float Add(float exact, const FitRules& rules) {
     if constexpr (kBook == 0) {
-      const float shifted = kernels::Add(Clamp(exact, 0.0f, rules.top), kRounder);
+      const float shifted = kernels::Add(Clamp(exact, 0.0f, highest), kRounder);
       bits += __float_as_uint(shifted);
       return Sub(shifted, kRounder);
     } else {
@@ -83,23 +102,40 @@ struct CodeSum {
 
 // Codes the group with the fit's scale and zero.
 template <int kBook, int kGroup>
-__device__ void Score(const float (&y)[kGroup], const FitRules& rules, GroupFit& fit) {
-  const float inverse = Reciprocal(fit.scale);
-  float error = 0, squares = 0, products = 0;
-  CodeSum<kBook> codes;
+__device__ CodeSums CodeGroup(const float (&y)[kGroup], const FitRules& rules, float scale,
+                              float zero) {
+  const float inverse = Reciprocal(scale);
+  float misses = 0, squares = 0;
+  CodeSum<kBook> codes{rules.top};
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) {
-    const float exact = Fma(y[k], inverse, fit.zero);
+    const float exact = Fma(y[k], inverse, zero);
     const float q = codes.Add(exact, rules);
     const float miss = Sub(exact, q);
-    error = Fma(miss, miss, error);
+    misses = Fma(miss, miss, misses);
     squares = Fma(q, q, squares);
-    products = Fma(q, y[k], products);
   }
-  fit.error = Mul(error, Mul(fit.scale, fit.scale));
-  fit.codes = codes.Of(kGroup);
-  fit.squares = squares;
-  fit.products = products;
+  return {misses, codes.Of(kGroup), squares};
+}
+
+// The same counted from the middle code, which is the zero. The sum of the codes is not needed.
+template <int kGroup>
+__device__ CodeSums CodeCentred(const float (&y)[kGroup], const FitRules& rules, float scale) {
+  const float inverse = Reciprocal(scale), highest = Sub(rules.half, 1.0f);
+  float misses = 0, squares = 0;
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) {
+    const float exact = Mul(y[k], inverse);
+    const float q = RoundSmall(Clamp(exact, -rules.half, highest));
+    const float miss = Sub(exact, q);
+    misses = Fma(miss, miss, misses);
+    squares = Fma(q, q, squares);
+  }
+  return {misses, 0.0f, squares};
+}
+
+__device__ inline float ErrorOf(const CodeSums& sums, float scale) {
+  return Mul(sums.misses, Mul(scale, scale));
 }
 
 __device__ inline GroupFit Better(const GroupFit& best, const GroupFit& next) {
@@ -163,60 +199,101 @@ __device__ GroupFit RangeCandidate(const Cover& cover, float shrink, const FitRu
   return fit;
 }
 
-// One least-squares step from a scored candidate.
-template <int kGroup>
-__device__ GroupFit StepCandidate(const GroupFit& from, float total, const FitRules& rules) {
-  constexpr float kCount = static_cast<float>(kGroup), kInverseCount = 1.0f / kGroup;
-  const float det = Sub(Mul(kCount, from.squares), Mul(from.codes, from.codes));
-  const float num = Sub(Mul(kCount, from.products), Mul(from.codes, total));
-  const float slope = IfPositive(Mul(num, Reciprocal(IfPositive(det, 0.0f))), from.scale);
-  const float offset = Mul(Sub(total, Mul(slope, from.codes)), kInverseCount);
-  GroupFit fit;
-  fit.zero = StorableZero(-Mul(offset, Reciprocal(slope)), rules);
-  const float product = Fma(-fit.zero, total, from.products);
-  const float square =
-      Fma(fit.zero, Fma(kCount, fit.zero, Mul(-2.0f, from.codes)), from.squares);
-  fit.scale = IfPositive(Mul(product, Reciprocal(IfPositive(square, 0.0f))), slope);
-  return fit;
+// X of section 4.1, given the sum of the squared exact values.
+__device__ inline float MissProduct(const CodeSums& sums, float exact_squares) {
+  return Mul(0.5f, Sub(Sub(exact_squares, sums.squares), sums.misses));
 }
 
-// The scale with which the codes are as long as the values along them; `fit` is scored.
+// E' of the codes as they are.
+__device__ inline float ErrorOfRefit(const Trial& trial, const CodeSums& sums, float count,
+                                     float miss_product, float misses) {
+  const GroupFit &old = trial.coded, &next = trial.refit;
+  const float a = Sub(old.scale, next.scale);
+  const float b = Fma(next.scale, next.zero, -Mul(old.scale, old.zero));
+  const float first = Fma(a, miss_product, Mul(b, misses));
+  const float second =
+      Fma(a, Fma(a, sums.squares, Mul(Mul(2.0f, b), sums.levels)), Mul(count, Mul(b, b)));
+  return Add(old.error, Fma(Mul(2.0f, old.scale), first, second));
+}
+
 template <int kGroup>
-__device__ float UnbiasedScale(const float (&y)[kGroup], const GroupFit& fit, float total) {
-  const float product = Fma(-fit.zero, total, fit.products);
-  const float scale = Mul(SumOfSquares(y), Reciprocal(product));
+__device__ Trial TrialOf(const CodeSums& sums, float scale, float zero,
+                           const GroupTotals& totals, const FitRules& rules) {
+  constexpr float kCount = static_cast<float>(kGroup), kInverseCount = 1.0f / kGroup;
+  const float inverse = Reciprocal(scale);
+  const float exact_squares =
+      Fma(inverse, Fma(inverse, totals.squares, Mul(Mul(2.0f, zero), totals.values)),
+          Mul(kCount, Mul(zero, zero)));
+  const float miss_product = MissProduct(sums, exact_squares);
+  const float products = Mul(scale, Fma(-zero, sums.levels, Add(sums.squares, miss_product)));
+  Trial trial;
+  trial.coded = {scale, zero, ErrorOf(sums, scale), Fma(-zero, totals.values, products)};
+
+  const float det = Sub(Mul(kCount, sums.squares), Mul(sums.levels, sums.levels));
+  const float num = Sub(Mul(kCount, products), Mul(sums.levels, totals.values));
+  const float step = det > 0 && num > 0 ? Mul(det, Reciprocal(num)) : inverse;
+  const float z = StorableZero(Mul(Sub(sums.levels, Mul(step, totals.values)), kInverseCount),
+                               rules);
+  const float product = Fma(-z, totals.values, products);
+  const float square = Fma(z, Fma(kCount, z, Mul(-2.0f, sums.levels)), sums.squares);
+  const float refined = Mul(product, Reciprocal(IfPositive(square, 0.0f)));
+  trial.refit = {IfPositive(refined, scale), z, 0, product};
+  const float misses = Sub(Fma(inverse, totals.values, Mul(kCount, zero)), sums.levels);
+  trial.refit.error = ErrorOfRefit(trial, sums, kCount, miss_product, misses);
+  return trial;
+}
+
+__device__ inline Trial CentredTrialOf(const CodeSums& sums, float scale, float zero,
+                                         const GroupTotals& totals) {
+  const float inverse = Reciprocal(scale), square = Mul(scale, scale);
+  const float miss_product = MissProduct(sums, Mul(inverse, Mul(inverse, totals.squares)));
+  const float part = Mul(miss_product, Reciprocal(sums.squares));
+  const float product = Mul(scale, Add(sums.squares, miss_product));
+  return {{scale, zero, Mul(sums.misses, square), product},
+          {Fma(scale, part, scale), zero, Mul(Fma(-miss_product, part, sums.misses), square),
+           product}};
+}
+
+// The scale with which the codes are as long as the values along them.
+__device__ inline float UnbiasedScale(const GroupFit& fit, float squares) {
+  const float scale = Mul(squares, Reciprocal(fit.product));
   const float length = Magnitude(scale), given = Magnitude(fit.scale);
   const bool is_near = length >= Mul(0.8f, given) && length <= Mul(1.25f, given);
   return Mul(scale, fit.scale) > 0 && is_near ? scale : fit.scale;
 }
 
-// R1, S1, R2, S2, R3, S3, then the step from the best S: one loop, so that the unrolled coding is
-// in the program once.
+// The best of `count` codings, of `steps` steps from the best refit of those, and the last refit.
+// code(n, next) makes coding n, a step if n >= count; one loop, so that the unrolled coding is in
+// the program once.
+template <class Code>
+__device__ GroupFit Search(int count, int steps, float squares, const Code& code) {
+  GroupFit best, next;
+#pragma unroll 1
+  for (int n = 0; n < count + steps; ++n) {
+    const Trial trial = code(n, next);
+    best = n == 0 ? trial.coded : Better(best, trial.coded);
+    next = n == 0 || n >= count ? trial.refit : Better(next, trial.refit);
+  }
+  // No coding has seen the last one: it must be better by more than rounding can make it look.
+  next.error = Add(next.error, Mul(squares, 0x1p-20f));
+  best = Better(best, next);
+  best.scale = UnbiasedScale(best, squares);
+  return best;
+}
+
+// Three ranges and two steps.
 template <int kBook, int kGroup>
 __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const Cover& cover,
                                      const FitRules& rules) {
   if (!rules.refine) return RangeCandidate<kBook>(cover, 1.0f, rules);
-  const float total = SumOf(y);
-  GroupFit best, best_step, range;
-#pragma unroll 1
-  for (int n = 0; n < 7; ++n) {
-    const bool is_range = n % 2 == 0 && n < 6;
-    const float shrink = n == 0 ? 1.0f : n == 2 ? 0.9f : 0.8f;
-    if (n == 6) range = best_step;
-    GroupFit next = is_range ? RangeCandidate<kBook>(cover, shrink, rules)
-                             : StepCandidate<kGroup>(range, total, rules);
-    Score<kBook>(y, rules, next);
-    if (is_range) {
-      range = next;
-      best = n == 0 ? next : Better(best, next);
-    } else if (n < 6) {
-      best_step = n == 1 ? next : Better(best_step, next);
-    } else {
-      best = Better(Better(best, best_step), next);
-    }
-  }
-  best.scale = UnbiasedScale(y, best, total);
-  return best;
+  constexpr int kRanges = 3, kSteps = 2;
+  const GroupTotals totals = TotalsOf(y);
+  return Search(kRanges, kSteps, totals.squares, [&](int n, const GroupFit& next) {
+    const float shrink = Sub(1.0f, Mul(static_cast<float>(n), rules.step));
+    const GroupFit at = n < kRanges ? RangeCandidate<kBook>(cover, shrink, rules) : next;
+    return TrialOf<kGroup>(CodeGroup<kBook>(y, rules, at.scale, at.zero), at.scale, at.zero,
+                            totals, rules);
+  });
 }
 
 // The range as the storage of zeros wants it: around 0 where a zero must lie within the codes, or
@@ -260,31 +337,17 @@ __device__ GroupFit FitToBook(const float (&y)[kGroup], const FitRules& rules) {
   return fit;
 }
 
-// Eight reaches, then the least-squares scale of the best: again one loop.
+// Four reaches and one step.
 template <int kGroup>
 __device__ GroupFit SearchSymmetric(const float (&y)[kGroup], float extreme,
                                     const FitRules& rules) {
-  const float total = SumOf(y), inverse_half = Div(1.0f, rules.half);
-  GroupFit best;
-#pragma unroll 1
-  for (int n = 0; n < 9; ++n) {
-    GroupFit next;
-    next.zero = rules.half;
-    if (n < 8) {
-      next.scale = Mul(Mul(-extreme, rules.shrinks[n]), inverse_half);
-    } else {
-      const float product = Fma(-rules.half, total, best.products);
-      const float square =
-          Fma(rules.half, Fma(static_cast<float>(kGroup), rules.half, Mul(-2.0f, best.codes)),
-              best.squares);
-      const float refined = Mul(product, Reciprocal(IfPositive(square, 0.0f)));
-      next.scale = refined == 0 ? best.scale : refined;
-    }
-    Score<0>(y, rules, next);
-    best = n == 0 ? next : Better(best, next);
-  }
-  best.scale = UnbiasedScale(y, best, total);
-  return best;
+  const float inverse_half = Div(1.0f, rules.half);
+  const GroupTotals totals = TotalsOf(y);
+  return Search(kReaches, 1, totals.squares, [&](int n, const GroupFit& next) {
+    const float scale =
+        n < kReaches ? Mul(Mul(-extreme, rules.reaches[n]), inverse_half) : next.scale;
+    return CentredTrialOf(CodeCentred(y, rules, scale), scale, rules.half, totals);
+  });
 }
 
 template <int kGroup>

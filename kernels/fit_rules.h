@@ -7,6 +7,8 @@
 
 namespace sinq::kernels {
 
+inline constexpr int kReaches = 4;
+
 // What the search is told. The reciprocals are rounded on the host.
 struct FitRules {
   float top = 15;                 // 2^b - 1
@@ -16,8 +18,10 @@ struct FitRules {
   bool refine = true;             // false: range only
   ZeroGrid zero_grid = ZeroGrid::kSixteenths;
   float low_share = 0;            // zeros from one: fl(1 / (2^b - 2))
-  // Reaches that a symmetric scale is tried with; here, because kernel arguments may be indexed.
-  float shrinks[8] = {1.15f, 1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
+  float step = 0.65f / 16;        // 0.65 * 2^-b: by how much the tried ranges differ
+  // Shares of the extreme that a symmetric scale is tried with; here, because kernel arguments may
+  // be indexed.
+  float reaches[kReaches] = {};
   int book_size = 0;              // 16 or 8 levels of a codebook; 0: even levels
   float levels[16] = {};
   float bounds[15] = {};          // between neighbours

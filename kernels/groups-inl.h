@@ -101,27 +101,50 @@ HWY_INLINE void MultiplyRows(float* y, int group, VF factor) {
 HWY_INLINE void StoreRows(VF value, int64_t first, int64_t rows, float* out) {
   const DF d;
   if (first + static_cast<int64_t>(kLanes) <= rows) return hn::StoreU(value, d, out + first);
+  if (first >= rows) return;
   HWY_ALIGN float lanes[kLanes];
   hn::Store(value, d, lanes);
   std::copy_n(lanes, rows - first, out + first);
 }
 
-// Calls body(first row, y [group][kLanes]) for the rows of a tile, kLanes at a time.
-template <class T, class Body>
-HWY_INLINE void ForRowsOf(const T* w, const Tile& tile, const float* u, const Body& body) {
-  HWY_ALIGN float y[kMaxGroup * kLanes];
-  for (int64_t i = 0; i < tile.rows; i += static_cast<int64_t>(kLanes)) {
-    const int rows =
-        static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - i));
-    TransposeRows(w + static_cast<size_t>(i * tile.group), rows, tile.group, u, y);
+// Blocks of kLanes rows that are searched side by side: alone, each sum of a block would wait for
+// its own last addition, and each step of its search for the one before.
+constexpr size_t kBlocks = 2;
+
+// y[b] is [group][kLanes]: the rows from `b * kLanes` on.
+struct Blocks {
+  const float* y[kBlocks];
+  int group;
+};
+
+// Calls body(first row, y) for the rows of a tile, kLanes * blocks at a time; block b of y starts at
+// y + b * kMaxGroup * kLanes. Blocks beyond the last row repeat it.
+template <size_t blocks, class T, class Body>
+HWY_INLINE void ForBlocksOf(const T* w, const Tile& tile, const float* u, const Body& body) {
+  HWY_ALIGN float y[blocks * kMaxGroup * kLanes];
+  for (int64_t i = 0; i < tile.rows; i += static_cast<int64_t>(blocks * kLanes)) {
+    for (size_t b = 0; b < blocks; ++b) {
+      const int64_t first = std::min<int64_t>(i + static_cast<int64_t>(b * kLanes), tile.rows - 1);
+      const int rows =
+          static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - first));
+      TransposeRows(w + static_cast<size_t>(first * tile.group), rows, tile.group, u,
+                    y + b * kMaxGroup * kLanes);
+    }
     body(i, y);
   }
 }
 
+template <size_t blocks, class Body>
+HWY_INLINE void ForBlocks(const Tile& tile, const float* u, const Body& body) {
+  if (tile.is_bf16)
+    return ForBlocksOf<blocks>(static_cast<const uint16_t*>(tile.data), tile, u, body);
+  ForBlocksOf<blocks>(static_cast<const float*>(tile.data), tile, u, body);
+}
+
+// One block at a time.
 template <class Body>
 HWY_INLINE void ForRows(const Tile& tile, const float* u, const Body& body) {
-  if (tile.is_bf16) return ForRowsOf(static_cast<const uint16_t*>(tile.data), tile, u, body);
-  ForRowsOf(static_cast<const float*>(tile.data), tile, u, body);
+  ForBlocks<1>(tile, u, body);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -98,22 +98,22 @@ void FitHqq(const Tile& tile, const UpstreamFactors& factors, const FitParams& p
     if (!upstream) range = StorableRange(seen.low, seen.high, params);
     const VF inverse = HqqInverse(range.low, range.high, top, upstream);
     VF zero = hn::Neg(hn::Mul(range.low, inverse));
-    VF scale = hn::Div(hn::Set(d, 1.0f), inverse), single = hn::Zero(d);
+    Placement single{hn::Div(hn::Set(d, 1.0f), inverse), hn::Zero(d)};
     const auto constant = hn::Eq(seen.low, seen.high);
     if (!upstream) {
-      FitConstants(seen.low, seen.high, params, &scale, &single);
+      FitConstants(seen.low, seen.high, params, single);
       const auto empty = hn::And(constant, hn::Eq(seen.low, hn::Zero(d)));
-      scale = hn::IfThenZeroElse(empty, scale);
+      single.scale = hn::IfThenZeroElse(empty, single.scale);
     }
     for (int round = 0; round < kHqqRounds; ++round) {
       const HqqRound next = RoundOfHqq(y, tile.group, inverse, zero, top);
       zero = next.zero;
       errors.Add(next.error, i, tile.rows, round);
       const VF kept =
-          upstream ? zero : hn::IfThenElse(constant, single, StorableZero(zero, params));
+          upstream ? zero : hn::IfThenElse(constant, single.zero, StorableZero(zero, params));
       StoreRows(hn::Add(kept, hn::Zero(d)), i, tile.rows, out->history + round * out->stride);
     }
-    StoreRows(scale, i, tile.rows, out->scale);
+    StoreRows(single.scale, i, tile.rows, out->scale);
     StoreRows(inverse, i, tile.rows, out->inverse);
     errors.EndOfRows(std::min<int64_t>(i + static_cast<int64_t>(kLanes), tile.rows), tile.rows,
                      out->error);

@@ -11,15 +11,11 @@ namespace sinq::kernels {
 template <int kBook, int kGroup>
 __device__ void StoreScore(const FitArguments& p, const GroupPlace& place,
                            const float (&y)[kGroup]) {
-  GroupFit fit = FitDefault<kBook>(y, p.rules);
-  // The scale and zero of a constant group were not scored.
-  Score<kBook>(y, p.rules, fit);
-  float power = 0;
-#pragma unroll
-  for (int k = 0; k < kGroup; ++k) power = Fma(y[k], y[k], power);
+  const GroupFit fit = FitDefault<kBook>(y, p.rules);
+  const CodeSums sums = CodeGroup<kBook>(y, p.rules, fit.scale, fit.zero);
   const int64_t at = place.tile * p.panel.padded_rows + place.row;
-  p.panel.score_error[at] = fit.error;
-  p.panel.score_power[at] = power;
+  p.panel.score_error[at] = ErrorOf(sums, fit.scale);
+  p.panel.score_power[at] = TotalsOf(y).squares;
 }
 
 }  // namespace sinq::kernels

@@ -59,47 +59,116 @@ Centre CentreOf(const std::vector<float>& y) {
   return {mean, std::max(*high - mean, mean - *low)};
 }
 
-struct Score {
-  float error, a, b, c;
-};
-
-Score ScoreOf(const std::vector<float>& y, float s, float z, const QuantParams& params) {
-  const Rounding rounding = RoundingOf(params.method);
-  const float i = Rcp(s);
-  float d_sum = 0, a = 0, b = 0, c = 0;
-  for (const float value : y) {
-    const float v = std::fma(value, i, z);
-    const float q = LevelOf(NearestCode(v, rounding, params.bits), rounding);
-    const float d = v - q;
-    d_sum = std::fma(d, d, d_sum);
-    a += q;
-    b = std::fma(q, q, b);
-    c = std::fma(q, value, c);
-  }
-  return {d_sum * (s * s), a, b, c};
+// A sum of section 4.1: step(a, k) is what it is after column k.
+template <class Step>
+float SumInOrder(size_t count, const Step& step) {
+  float sum = 0;
+  for (size_t k = 0; k < count; ++k) sum = step(sum, k);
+  return sum;
 }
 
+// Y and V.
+struct GroupSums {
+  explicit GroupSums(const std::vector<float>& y)
+      : values(SumInOrder(y.size(), [&](float a, size_t k) { return a + y[k]; })),
+        squares(SumInOrder(y.size(), [&](float a, size_t k) { return std::fma(y[k], y[k], a); })) {}
+  float values, squares;
+};
+
+// D, A and B of codes q for exact values v.
+struct CodeSums {
+  CodeSums(const std::vector<float>& v, const std::vector<float>& q)
+      : d(SumInOrder(v.size(),
+                  [&](float a, size_t k) {
+                    const float miss = v[k] - q[k];
+                    return std::fma(miss, miss, a);
+                  })),
+        a(SumInOrder(v.size(), [&](float a, size_t k) { return a + q[k]; })),
+        b(SumInOrder(v.size(), [&](float a, size_t k) { return std::fma(q[k], q[k], a); })) {}
+  float d, a, b;
+};
+
+// A scale and zero with their error and the sum of (Q - z)*y.
 struct Candidate {
   ReferenceGroup group;
-  Score score;
+  float error, product;
+};
+// A coding that was tried, and the least squares of its codes.
+struct Trial {
+  Candidate coded, refit;
 };
 
 Candidate Better(const Candidate& old, const Candidate& next) {
-  return next.score.error < old.score.error ? next : old;
+  return next.error < old.error ? next : old;
 }
 
-ReferenceGroup LeastSquares(const Score& sums, float old_scale, float total, float g,
-                            const QuantParams& params) {
+CodeSums SumsOf(const std::vector<float>& y, const ReferenceGroup& group, Rounding rounding,
+                int bits) {
+  const float i = Rcp(group.scale);
+  std::vector<float> v, q;
+  for (const float value : y) {
+    v.push_back(std::fma(value, i, group.zero));
+    q.push_back(LevelOf(NearestCode(v.back(), rounding, bits), rounding));
+  }
+  return CodeSums(v, q);
+}
+
+Trial CodeAsymmetric(const std::vector<float>& y, const GroupSums& of, const ReferenceGroup& group,
+                      const QuantParams& params) {
+  const float s = group.scale, z = group.zero, i = Rcp(s), g = static_cast<float>(y.size());
+  const CodeSums sums = SumsOf(y, group, RoundingOf(params.method), params.bits);
+  const float e = sums.d * (s * s);
+  const float t = std::fma(i, std::fma(i, of.squares, 2 * z * of.values), g * (z * z));
+  const float x = 0.5f * (t - sums.b - sums.d);
+  const float p = std::fma(i, of.values, g * z) - sums.a;
+  const float c = s * std::fma(-z, sums.a, sums.b + x);
+  const Candidate coded{group, e, std::fma(-z, of.values, c)};
+
   const float det = g * sums.b - sums.a * sums.a;
-  const float num = g * sums.c - sums.a * total;
-  float s1 = num * Rcp(det);
-  if (!(det > 0 && s1 > 0)) s1 = old_scale;
-  const float o = (total - s1 * sums.a) * (1.0f / g);
-  const float z1 = Zeta(-(o * Rcp(s1)), params);
-  const float num2 = std::fma(-z1, total, sums.c);
-  const float den2 = std::fma(z1, std::fma(g, z1, -2.0f * sums.a), sums.b);
-  const float s2 = num2 * Rcp(den2);
-  return {den2 > 0 && s2 > 0 ? s2 : s1, z1};
+  const float num = g * c - sums.a * of.values;
+  const float j = det > 0 && num > 0 ? det * Rcp(num) : i;
+  const float z2 = Zeta((sums.a - j * of.values) * (1.0f / g), params);
+  const float num2 = std::fma(-z2, of.values, c);
+  const float den2 = std::fma(z2, std::fma(g, z2, -2.0f * sums.a), sums.b);
+  float s2 = num2 * Rcp(den2);
+  if (!(den2 > 0 && s2 > 0)) s2 = s;
+  const float alpha = s - s2, beta = std::fma(s2, z2, -(s * z));
+  const float first = std::fma(alpha, x, beta * p);
+  const float second =
+      std::fma(alpha, std::fma(alpha, sums.b, 2 * beta * sums.a), g * (beta * beta));
+  return {coded, {{s2, z2}, e + std::fma(2 * s, first, second), num2}};
+}
+
+Trial CodeSymmetric(const std::vector<float>& y, const GroupSums& of, float s, float h) {
+  const float i = Rcp(s);
+  std::vector<float> v, q;
+  for (const float value : y) {
+    v.push_back(value * i);
+    q.push_back(Rne(Clamp(v.back(), -h, h - 1)));
+  }
+  const CodeSums sums(v, q);
+  const float x = 0.5f * (i * (i * of.squares) - sums.b - sums.d), part = x * Rcp(sums.b);
+  const float product = s * (sums.b + x);
+  return {{{s, h}, sums.d * (s * s), product},
+          {{std::fma(s, part, s), h}, std::fma(-x, part, sums.d) * (s * s), product}};
+}
+
+// The best of the codings `first`, of `steps` steps from their best refit, and the last refit.
+template <class Code>
+Candidate Search(const std::vector<ReferenceGroup>& first, int steps, float v, const Code& code) {
+  const Trial one = code(first[0]);
+  Candidate best = one.coded, next = one.refit;
+  for (size_t n = 1; n < first.size(); ++n) {
+    const Trial trial = code(first[n]);
+    best = Better(best, trial.coded);
+    next = Better(next, trial.refit);
+  }
+  for (int step = 0; step < steps; ++step) {
+    const Trial trial = code(next.group);
+    best = Better(best, trial.coded);
+    next = trial.refit;
+  }
+  return next.error + v * 0x1p-20f < best.error ? next : best;
 }
 
 // The ranges R of section 4.1, or of section 9.1.
@@ -116,44 +185,31 @@ ReferenceGroup RangeOf(const std::vector<float>& y, float a, const QuantParams& 
   return {s, Zeta(-(lo * Rcp(s)), params)};
 }
 
-// What the search finds; its scale is not unbiased yet.
+// What the searches find; the scale is not unbiased yet.
 Candidate SearchAsymmetric(const std::vector<float>& y, const QuantParams& params) {
-  const auto scored = [&](ReferenceGroup group) {
-    return Candidate{group, ScoreOf(y, group.scale, group.zero, params)};
-  };
-  const auto stepped = [&](const Candidate& from) {
-    return scored(LeastSquares(from.score, from.group.scale, PlainSum(y),
-                               static_cast<float>(y.size()), params));
-  };
-  const Candidate one = scored(RangeOf(y, 1.0f, params)), nine = scored(RangeOf(y, 0.9f, params)),
-                  eight = scored(RangeOf(y, 0.8f, params));
-  Candidate step = stepped(one);
-  for (const Candidate& range : {nine, eight}) step = Better(step, stepped(range));
-  Candidate best = one;
-  for (const Candidate& next : {nine, eight, step, stepped(step)}) best = Better(best, next);
-  return best;
+  const GroupSums of(y);
+  const float step = 0.65f * std::ldexp(1.0f, -params.bits);
+  return Search({RangeOf(y, 1.0f, params), RangeOf(y, 1 - step, params),
+                 RangeOf(y, 1 - 2 * step, params)},
+                2, of.squares,
+                [&](const ReferenceGroup& group) { return CodeAsymmetric(y, of, group, params); });
 }
 
 Candidate SearchSymmetric(const std::vector<float>& y, float e, float h,
                           const QuantParams& params) {
-  const auto scaled = [&](float s) { return Candidate{{s, h}, ScoreOf(y, s, h, params)}; };
-  const auto shrunk = [&](float a) { return scaled(-e * a * (1 / h)); };
-  Candidate best = shrunk(1.15f);
-  for (const float a : {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f})
-    best = Better(best, shrunk(a));
-  const float g = static_cast<float>(y.size());
-  const float num = std::fma(-h, PlainSum(y), best.score.c);
-  const float den = std::fma(h, std::fma(g, h, -2.0f * best.score.a), best.score.b);
-  float s = den > 0 ? num * Rcp(den) : 0.0f;
-  if (s == 0) s = best.group.scale;
-  return Better(best, scaled(s));
+  const GroupSums of(y);
+  std::vector<ReferenceGroup> reaches;
+  for (const float c : {0.8f, -0.4f, -1.2f, -2.4f}) {
+    const float a = 1 + c * std::ldexp(1.0f, -params.bits);
+    reaches.push_back({-e * a * (1 / h), h});
+  }
+  return Search(reaches, 1, of.squares, [&](const ReferenceGroup& group) {
+    return CodeSymmetric(y, of, group.scale, h);
+  });
 }
 
 float UnbiasedScale(const std::vector<float>& y, const Candidate& fit) {
-  float v = 0;
-  for (const float value : y) v = std::fma(value, value, v);
-  const float num = std::fma(-fit.group.zero, PlainSum(y), fit.score.c);
-  const float s = fit.group.scale, s3 = v * Rcp(num);
+  const float s = fit.group.scale, s3 = GroupSums(y).squares * Rcp(fit.product);
   const bool near = 0.8f * std::abs(s) <= std::abs(s3) && std::abs(s3) <= 1.25f * std::abs(s);
   return s3 * s > 0 && near ? s3 : s;
 }
@@ -196,13 +252,10 @@ int NearestCode(float v, Rounding rounding, int bits) {
 
 float ScoreError(const std::vector<float>& y, const ReferenceGroup& group, Rounding rounding,
                  int bits) {
-  QuantParams params;
-  params.method = rounding == Rounding::kNf4   ? Method::kNf4
-                  : rounding == Rounding::kNf3 ? Method::kNf3
-                                               : Method::kSinq;
-  params.bits = bits;
-  return ScoreOf(y, group.scale, group.zero, params).error;
+  return SumsOf(y, group, rounding, bits).d * (group.scale * group.scale);
 }
+
+float PowerOf(const std::vector<float>& y) { return GroupSums(y).squares; }
 
 ReferenceGroup UpstreamFit(const std::vector<float>& y, const QuantParams& params) {
   if (IsBook(RoundingOf(params.method))) {

@@ -16,6 +16,8 @@ int NearestCode(float v, Rounding rounding, int bits);
 // Squared error of a group coded with (scale, zero), in the order of section 4.1.
 float ScoreError(const std::vector<float>& y, const ReferenceGroup& group, Rounding rounding,
                  int bits);
+// The sum of the squares of a group, in the same order.
+float PowerOf(const std::vector<float>& y);
 
 // Profile upstream: scale and zero of one group from y, and the code of a value.
 ReferenceGroup UpstreamFit(const std::vector<float>& y, const QuantParams& params);

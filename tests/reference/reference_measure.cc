@@ -17,15 +17,13 @@ Measurement MeasureTile(const std::vector<float>& tile, int64_t rows, int group,
   std::vector<float> errors, powers;
   for (int64_t i = 0; i < rows; ++i) {
     std::vector<float> y;
-    float power = 0;
     for (int k = 0; k < group; ++k) {
       const float u =
           Rcp(NearestF16(balance.t[static_cast<size_t>(k)])) * PowerOfTwo(balance.exponent);
       y.push_back(tile[static_cast<size_t>(i * group + k)] * u);
     }
     if (RoundingOf(params.method) == Rounding::kHadamard) y = Hadamard(y);
-    for (const float value : y) power = std::fma(value, value, power);
-    powers.push_back(power);
+    powers.push_back(PowerOf(y));
     errors.push_back(
         ScoreError(y, ReferenceFit(y, params, params.aux), RoundingOf(params.method), params.bits));
   }
