@@ -76,14 +76,13 @@ HWY_INLINE VF GridLanes(const float* grid, size_t at, bool shared) {
 
 HWY_INLINE void EncodeAuxLanes(float* values, const AuxGrids& grids, size_t at, uint8_t* codes) {
   const DF d;
-  const DI di;
   const hn::Rebind<uint8_t, DI> d8;
   const VF value = hn::LoadU(d, values);
   const VF step = GridLanes(grids.step, at, grids.shared);
   const VF exact = hn::Div(hn::Sub(value, GridLanes(grids.minimum, at, grids.shared)), step);
   const VF rounded = Clamp(hn::Round(exact), hn::Zero(d), hn::Set(d, 255.0f));
   const VF code = hn::IfThenZeroElse(hn::Eq(step, hn::Zero(d)), rounded);
-  hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(di, code)), d8, codes);
+  hn::StoreU(hn::DemoteTo(d8, SmallToInt(code)), d8, codes);
   const VF product = ReadBackF16(hn::Mul(code, GridLanes(grids.stored_step, at, grids.shared)));
   const VF sum = hn::Add(product, GridLanes(grids.stored_minimum, at, grids.shared));
   hn::StoreU(ReadBackF16(sum), d, values);

@@ -199,14 +199,21 @@ HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t
   const bool close = HasCloseRow(base / groups_per_row, (base + count - 1) / groups_per_row);
   const size_t sums_taken = close ? ErrorPartials::kCloseSums : ErrorPartials::kPlainSums;
   ErrorPartials partials;
-  std::memset(partials.sums, 0, sums_taken * sizeof(partials.sums[0]));
+  // Absent groups add nothing.
+  if (count < kVirtualLanes)
+    std::memset(partials.sums, 0, sums_taken * sizeof(partials.sums[0]));
   partials.largest = hn::Zero(DF());
+  int64_t row = base / groups_per_row, col = (base - row * groups_per_row) * p.group;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t e = base + i, row = e / groups_per_row;
-    const int64_t col = (e - row * groups_per_row) * p.group;
     const int64_t column = p.column_rows == 0 ? col : row / p.column_rows * in.cols + col;
     body(i, row, col,
-         GroupPlace{static_cast<size_t>(e), order.slot[i], static_cast<size_t>(column)}, partials);
+         GroupPlace{static_cast<size_t>(base + i), order.slot[i], static_cast<size_t>(column)},
+         partials);
+    col += p.group;
+    if (col == in.cols) {
+      col = 0;
+      ++row;
+    }
   }
   float* const sums[ErrorPartials::kCloseSums] = {
       p.sums.error, p.sums.power, p.sums.overlap, p.sums.balanced_error, p.sums.balanced_power};
@@ -218,14 +225,16 @@ HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t
   std::fill_n(p.sums.largest + base, count, hn::GetLane(hn::MaxOfLanes(DF(), partials.largest)));
 }
 
-// Shifts codes into words.
+// Shifts codes into words; the first of a word replaces what is there.
 struct PackSink {
   int32_t* words;
   int bits;
+  bool is_first;
   HWY_INLINE void operator()(size_t at, VF code, VF /*value*/) const {
     const DI di;
-    const auto shifted = hn::ShiftLeftSame(hn::Load(di, words + at), bits);
-    hn::Store(hn::Or(shifted, hn::ConvertTo(di, code)), di, words + at);
+    auto word = SmallToInt(code);
+    if (!is_first) word = hn::Or(word, hn::ShiftLeftSame(hn::Load(di, words + at), bits));
+    hn::Store(word, di, words + at);
   }
 };
 
@@ -244,10 +253,11 @@ struct PackBody {
   const MatrixView& in;
   const EncodeParams& p;
   int32_t* words;
+  bool is_first;
   HWY_INLINE void operator()(int64_t i, int64_t row, int64_t col, const GroupPlace& place,
                              ErrorPartials& partials) const {
     EncodeGroupOf<kCoding, kIsBf16>(in, p, row, col, place, partials,
-                                    PackSink{words + i * p.group, p.bits});
+                                    PackSink{words + i * p.group, p.bits, is_first});
   }
 };
 
@@ -261,11 +271,11 @@ HWY_INLINE void EncodePackedOf(const MatrixView& in, const EncodeParams& p, int6
   HWY_ALIGN int32_t words[kVirtualLanes * kMaxGroup];
   for (int64_t q = first; q < last; q += kVirtualLanes) {
     const int64_t count = std::min<int64_t>(kVirtualLanes, last - q);
-    std::memset(words, 0, sizeof(words));
+    // The first chunk has all of the groups: there are fewer only at the end of the last one.
     for (int64_t chunk = 0; chunk < packing.codes_per_word; ++chunk) {
       const int64_t base = q + chunk * step;
       const int64_t present = std::clamp<int64_t>(group_rows - base, 0, count);
-      EncodeBatch(in, p, base, present, order, PackBody<kCoding, kIsBf16>{in, p, words});
+      EncodeBatch(in, p, base, present, order, PackBody<kCoding, kIsBf16>{in, p, words, chunk == 0});
       for (int64_t i = present * p.group; i < count * p.group; ++i) words[i] <<= p.bits;
     }
     StorePacked(words, static_cast<size_t>(count * p.group), packing.word_bytes,
@@ -310,9 +320,8 @@ HWY_INLINE void EncodeRows(const MatrixView& in, const EncodeParams& p, int64_t 
 struct ByteSink {
   uint8_t* codes;
   HWY_INLINE void operator()(size_t at, VF code, VF /*value*/) const {
-    const DI di;
     const hn::Rebind<uint8_t, DI> d8;
-    hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(di, code)), d8, codes + at);
+    hn::StoreU(hn::DemoteTo(d8, SmallToInt(code)), d8, codes + at);
   }
 };
 

@@ -55,6 +55,13 @@ HWY_INLINE VF LoadWeights(DF d, const uint16_t* from) {
 
 HWY_INLINE VF Clamp(VF value, VF low, VF high) { return hn::Min(hn::Max(value, low), high); }
 
+// An integer value 0 .. 2^22 as an integer: at 2^23 floats lie 1 apart. A general conversion also
+// has to look for values that are too large.
+HWY_INLINE hn::Vec<DI> SmallToInt(VF value) {
+  const VF shifted = hn::Add(value, hn::Set(DF(), 0x1p23f));
+  return hn::Sub(hn::BitCast(DI(), shifted), hn::Set(DI(), 0x4b000000));
+}
+
 // 1/x where x != 0, else 0.
 HWY_INLINE VF Reciprocal(VF x) {
   const DF d;
