@@ -220,7 +220,12 @@ HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t
   for (size_t sum = 0; sum < sums_taken; ++sum) {
     HWY_ALIGN float totals[kVirtualLanes];
     ReduceRows(partials.sums[sum], totals);
-    std::copy_n(totals, count, sums[sum] + base);
+    float* const out = sums[sum] + base;
+    if (count == kVirtualLanes) {
+      std::memcpy(out, totals, sizeof(totals));
+    } else {
+      std::copy_n(totals, count, out);
+    }
   }
   std::fill_n(p.sums.largest + base, count, hn::GetLane(hn::MaxOfLanes(DF(), partials.largest)));
 }

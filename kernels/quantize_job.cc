@@ -137,6 +137,10 @@ absl::Status QuantizeJob::SearchFactor(const PassContext& context) {
 }
 
 absl::Status QuantizeJob::FitTiles(const PassContext& context) {
+  if (symmetric() && !upstream()) {
+    // Every group's zero. Group arrays are filled across their rows, which costs more than this.
+    std::fill_n(arrays_.zero, grid_.group_count(), static_cast<float>(1 << (params().bits - 1)));
+  }
   const absl::StatusOr<std::vector<Balance>> balanced =
       ForTiles(context, grid_, params(), balances(), [&](const ReadyTile& ready) {
         if (upstream()) {
@@ -174,7 +178,7 @@ void QuantizeJob::FitDefault(const ReadyTile& ready) {
   int64_t e = grid_.FirstGroup(ready.index);
   for (int64_t i = 0; i < ready.tile.rows; ++i, e += grid_.GroupStride()) {
     arrays_.scale[e] = buffers.scale[i] * undo;
-    arrays_.zero[e] = buffers.zero[i];
+    if (!symmetric()) arrays_.zero[e] = buffers.zero[i];
   }
 }
 
