@@ -117,8 +117,8 @@ struct Blocks {
   int group;
 };
 
-// Calls body(first row, y) for the rows of a tile, kLanes * blocks at a time; block b of y starts at
-// y + b * kMaxGroup * kLanes. Blocks beyond the last row repeat it.
+// Calls body(first row, y) for the rows of a tile, kLanes * blocks at a time; block b of y starts
+// at y + b * kMaxGroup * kLanes. Blocks beyond the last row repeat it.
 template <size_t blocks, class T, class Body>
 HWY_INLINE void ForBlocksOf(const T* w, const Tile& tile, const float* u, const Body& body) {
   HWY_ALIGN float y[blocks * kMaxGroup * kLanes];
