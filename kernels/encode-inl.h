@@ -280,7 +280,8 @@ HWY_INLINE void EncodePackedOf(const MatrixView& in, const EncodeParams& p, int6
     for (int64_t chunk = 0; chunk < packing.codes_per_word; ++chunk) {
       const int64_t base = q + chunk * step;
       const int64_t present = std::clamp<int64_t>(group_rows - base, 0, count);
-      EncodeBatch(in, p, base, present, order, PackBody<kCoding, kIsBf16>{in, p, words, chunk == 0});
+      EncodeBatch(in, p, base, present, order,
+                  PackBody<kCoding, kIsBf16>{in, p, words, chunk == 0});
       for (int64_t i = present * p.group; i < count * p.group; ++i) words[i] <<= p.bits;
     }
     StorePacked(words, static_cast<size_t>(count * p.group), packing.word_bytes,
