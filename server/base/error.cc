@@ -17,7 +17,7 @@ namespace {
 constexpr absl::string_view kPayloadUrl = "sinq.v1.ErrorDetails";
 constexpr size_t kMaxMetadataValueBytes = 1024;
 
-constexpr std::array<std::pair<Reason, absl::string_view>, 21> kReasons = {{
+constexpr std::array<std::pair<Reason, absl::string_view>, 22> kReasons = {{
     {Reason::kUnspecified, "REASON_UNSPECIFIED"},
     {Reason::kInvalidArgument, "INVALID_ARGUMENT"},
     {Reason::kMalformedSource, "MALFORMED_SOURCE"},
@@ -34,6 +34,7 @@ constexpr std::array<std::pair<Reason, absl::string_view>, 21> kReasons = {{
     {Reason::kJobNotFound, "JOB_NOT_FOUND"},
     {Reason::kArtifactNotFound, "ARTIFACT_NOT_FOUND"},
     {Reason::kRequestIdReused, "REQUEST_ID_REUSED"},
+    {Reason::kVersionChanged, "VERSION_CHANGED"},
     {Reason::kIllegalTransition, "ILLEGAL_TRANSITION"},
     {Reason::kLeaseLost, "LEASE_LOST"},
     {Reason::kDraining, "DRAINING"},

@@ -34,6 +34,7 @@ enum class Reason : uint8_t {
   kJobNotFound,
   kArtifactNotFound,
   kRequestIdReused,  // same request id, other body
+  kVersionChanged,   // a job begun by a sinqd with other arithmetic
   kIllegalTransition,
   kLeaseLost,
   kDraining,

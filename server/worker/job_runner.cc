@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/base/error.h"
@@ -112,7 +113,7 @@ class Attempt {
     }
     progress_.output_bytes = plan_.output_bytes;
     progress_.effective_bits = plan_.effective_bits;
-    return CheckPlanDigest();
+    return CheckIdentity();
   }
 
   void CountUnits() {
@@ -188,12 +189,21 @@ class Attempt {
     progress_.bytes_done += tensor.source.size_bytes;
   }
 
-  // A source that changed between two attempts would mix two models in one output.
-  absl::Status CheckPlanDigest() {
+  // A source that changed between two attempts would mix two models in one output, another
+  // arithmetic two ways to round it.
+  absl::Status CheckIdentity() {
+    const std::string identity =
+        absl::StrCat(plan_.digest, " arithmetic ", options_.arithmetic_version);
     const absl::StatusOr<std::string> earlier = store_.PlanDigest(job_.id);
     if (!earlier.ok()) return earlier.status();
-    if (earlier->empty()) return store_.SetPlanDigest(lease_, plan_.digest);
-    if (*earlier == plan_.digest) return absl::OkStatus();
+    if (earlier->empty()) return store_.SetPlanDigest(lease_, identity);
+    if (*earlier == identity) return absl::OkStatus();
+    // Version 1 wrote the digest alone.
+    if (absl::StartsWith(*earlier, plan_.digest)) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kVersionChanged,
+                       "This job was begun by a sinqd that rounds otherwise, so what it has done "
+                       "cannot be gone on with; submit a new job.");
+    }
     return MakeError(absl::StatusCode::kFailedPrecondition, Reason::kMalformedSource,
                      "The source changed since this job began; submit a new job.");
   }
@@ -306,7 +316,8 @@ class Attempt {
       files.push_back({file.name, file.size_bytes, *digest});
     }
     const std::string manifest =
-        MakeManifest(job_, plan_, *source_, checkpointer.records(), files, options_.code_version);
+        MakeManifest(job_, plan_, *source_, checkpointer.records(), files,
+                     {options_.code_version, options_.arithmetic_version});
     if (absl::Status status = sink_->PutFile(kManifestFileName, manifest); !status.ok())
       return status;
     // A worker that slept through its lease must not publish.

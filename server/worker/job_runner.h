@@ -9,6 +9,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "kernels/arithmetic_version.h"
 #include "server/base/clock.h"
 #include "server/base/file_system.h"
 #include "server/base/memory_budget.h"
@@ -26,6 +27,7 @@ struct RunnerOptions {
   absl::Duration checkpoint_interval =
       absl::Seconds(2);      // finished tensors become durable at least this often
   std::string code_version;  // for the manifest
+  int arithmetic_version = kernels::kArithmeticVersion;  // other ones only in tests
 };
 
 struct RunResult {

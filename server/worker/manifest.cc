@@ -82,11 +82,12 @@ ordered_json FoldSection(const Plan& plan) {
 
 std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& source,
                          const std::map<std::string, UnitRecord>& records,
-                         const std::vector<ManifestFile>& files, const std::string& code_version) {
+                         const std::vector<ManifestFile>& files, const CodeVersion& version) {
   ordered_json manifest;
   manifest["manifest_version"] = kManifestVersion;
   manifest["job_id"] = job.id;
-  manifest["code_version"] = code_version;
+  manifest["code_version"] = version.release;
+  manifest["arithmetic_version"] = version.arithmetic;
   manifest["source"] = SourceSection(job, source);
   if (plan.gguf_template) {
     manifest["gguf_template"] = {{"uri", job.spec.gguf_template_uri},

@@ -20,10 +20,15 @@ struct ManifestFile {
   std::string sha256;  // hex, what sha256sum prints
 };
 
+struct CodeVersion {
+  std::string release;
+  int arithmetic = 0;  // kernels/arithmetic_version.h
+};
+
 // `records` by source tensor name.
 std::string MakeManifest(const Job& job, const Plan& plan, const ModelSource& source,
                          const std::map<std::string, UnitRecord>& records,
-                         const std::vector<ManifestFile>& files, const std::string& code_version);
+                         const std::vector<ManifestFile>& files, const CodeVersion& version);
 
 }  // namespace sinq
 

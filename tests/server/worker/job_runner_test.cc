@@ -390,6 +390,22 @@ TEST_F(JobRunnerTest, ASourceThatChangedBetweenAttemptsIsRefused) {
   EXPECT_FALSE(temp_.Exists("out"));
 }
 
+TEST_F(JobRunnerTest, AnUpgradeThatRoundsOtherwiseDoesNotFinishWhatAnotherBegan) {
+  Queue("out");
+  runner_->Run(job_, lease_, stop_, [&](const JobProgress&, absl::string_view tensor) {
+    if (!tensor.empty()) stop_ = StopReason::kDrain;
+  });
+  stop_ = StopReason::kNone;
+  RunnerOptions options;
+  options.code_version = "test";
+  ++options.arithmetic_version;
+  runner_ = MakeJobRunner(options, workers_, *faulty_, budget_, *store_, *metrics_);
+  const absl::Status status = Run();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_EQ(GetErrorDetails(status).reason, Reason::kVersionChanged);
+  EXPECT_FALSE(temp_.Exists("out"));
+}
+
 TEST_F(JobRunnerTest, ANaNNamesItsTensorAndElement) {
   std::vector<TestTensor> tensors = TinyLlamaTensors();
   tensors[4].data.replace(2 * (3 * 64 + 5), 2, "\xC0\x7F");

@@ -1,0 +1,14 @@
+// Which README.md the bytes follow.
+#ifndef SINQ_KERNELS_ARITHMETIC_VERSION_H_
+#define SINQ_KERNELS_ARITHMETIC_VERSION_H_
+
+namespace sinq::kernels {
+
+// Raised with every change of README.md that can change a byte of an output, so that no output is
+// begun by one arithmetic and finished by another.
+//   2: the search of section 4.1 has five codings.
+inline constexpr int kArithmeticVersion = 2;
+
+}  // namespace sinq::kernels
+
+#endif  // SINQ_KERNELS_ARITHMETIC_VERSION_H_
