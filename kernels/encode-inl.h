@@ -220,12 +220,7 @@ HWY_INLINE void EncodeBatch(const MatrixView& in, const EncodeParams& p, int64_t
   for (size_t sum = 0; sum < sums_taken; ++sum) {
     HWY_ALIGN float totals[kVirtualLanes];
     ReduceRows(partials.sums[sum], totals);
-    float* const out = sums[sum] + base;
-    if (count == kVirtualLanes) {
-      std::memcpy(out, totals, sizeof(totals));
-    } else {
-      std::copy_n(totals, count, out);
-    }
+    std::copy_n(totals, count, sums[sum] + base);
   }
   std::fill_n(p.sums.largest + base, count, hn::GetLane(hn::MaxOfLanes(DF(), partials.largest)));
 }

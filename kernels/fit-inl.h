@@ -7,6 +7,7 @@
 #endif
 
 #include "kernels/hadamard-inl.h"
+#include "kernels/search_rules.h"
 #include "kernels/trial-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -55,7 +56,7 @@ HWY_INLINE void Search(const Blocks& blocks, const Seen (&seen)[kBlocks], const 
   for (size_t b = 0; b < kBlocks; ++b) {
     // No coding has seen the last one: it must be better by more than rounding can make it look.
     const VF squares = seen[b].totals.squares;
-    next[b].error = hn::Add(next[b].error, hn::Mul(squares, hn::Set(DF(), 0x1p-20f)));
+    next[b].error = hn::Add(next[b].error, hn::Mul(squares, hn::Set(DF(), kUnseenMargin)));
     KeepBetter(best[b], next[b]);
     found[b] = {UnbiasedScale(best[b], squares), best[b].zero};
   }
@@ -91,11 +92,12 @@ HWY_INLINE void SearchAsymmetric(const Blocks& blocks, const Seen (&seen)[kBlock
     for (size_t b = 0; b < kBlocks; ++b) fits[b] = whole[b].Shrunk(1.0f, params);
     return;
   }
-  const float step = 0.65f / static_cast<float>(1 << params.bits);
+  const float step = kRangeStep / static_cast<float>(1 << params.bits);
   const auto range = [&](int n, size_t b) {
     return whole[b].Shrunk(1.0f - static_cast<float>(n) * step, params);
   };
-  Search(blocks, seen, levels, AsymmetricRules{blocks.group, params}, 3, 2, range, fits);
+  Search(blocks, seen, levels, AsymmetricRules{blocks.group, params}, kRanges, kStepsAfterRanges,
+         range, fits);
 }
 
 // The range as the storage of zeros wants it: around 0 where a zero must lie within the codes, or
@@ -159,16 +161,15 @@ HWY_INLINE VF ExtremeOf(const Seen& seen) {
 // sign.
 HWY_INLINE void SearchSymmetric(const Blocks& blocks, const Seen (&seen)[kBlocks], int bits,
                                 Placement (&fits)[kBlocks]) {
-  constexpr float kSteps[] = {0.8f, -0.4f, -1.2f, -2.4f};
   const DF d;
   const float half = static_cast<float>(1 << (bits - 1)), step = 1.0f / (2.0f * half);
   const CentredLevels levels{hn::Set(d, -half), hn::Set(d, half - 1.0f)};
   const auto reach = [&](int n, size_t b) -> Placement {
-    const VF share = hn::Set(d, 1.0f + kSteps[n] * step);
+    const VF share = hn::Set(d, 1.0f + kReachSteps[n] * step);
     return {hn::Mul(hn::Mul(hn::Neg(ExtremeOf(seen[b])), share), hn::Set(d, 1.0f / half)),
             hn::Set(d, half)};
   };
-  Search(blocks, seen, levels, SymmetricRules(), 4, 1, reach, fits);
+  Search(blocks, seen, levels, SymmetricRules(), kReaches, kStepsAfterReaches, reach, fits);
 }
 
 HWY_INLINE void FitSymmetric(const Blocks& blocks, const Seen (&seen)[kBlocks],
@@ -199,7 +200,7 @@ void FitTile(const Tile& tile, const float* u, const FitParams& params, float* s
   ForBlocks<kBlocks>(tile, u, [&](int64_t i, float* y) {
     Blocks blocks{{}, tile.group};
     for (size_t b = 0; b < kBlocks; ++b) {
-      float* const block = y + b * kMaxGroup * kLanes;
+      float* const block = BlockOf(y, b);
       if (params.rounding == Rounding::kHadamard) TransformLanes(block, tile.group);
       blocks.y[b] = block;
     }
@@ -220,7 +221,7 @@ HWY_INLINE VF SquaredError(const float* y, int group, const Placement& at, const
   const Placement placement[] = {at};
   CodeSums sums[1];
   Code(block, group, placement, levels, sums);
-  return hn::Mul(sums[0].misses, hn::Mul(at.scale, at.scale));
+  return ErrorOf(sums[0], at.scale);
 }
 
 void ScoreTile(const Tile& tile, const float* u, const FitParams& params, const float* scale,

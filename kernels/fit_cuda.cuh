@@ -79,14 +79,13 @@ __device__ float NearestLevel(float exact, const FitRules& rules) {
 // them by one instruction.
 template <int kBook>
 struct CodeSum {
-  float highest;  // of even levels
   float levels = 0;
   unsigned bits = 0;
 
   // What the value is coded as.
   __device__ float Add(float exact, const FitRules& rules) {
     if constexpr (kBook == 0) {
-      const float shifted = kernels::Add(Clamp(exact, 0.0f, highest), kRounder);
+      const float shifted = kernels::Add(Clamp(exact, 0.0f, rules.top), kRounder);
       bits += __float_as_uint(shifted);
       return Sub(shifted, kRounder);
     } else {
@@ -106,7 +105,7 @@ __device__ CodeSums CodeGroup(const float (&y)[kGroup], const FitRules& rules, f
                               float zero) {
   const float inverse = Reciprocal(scale);
   float misses = 0, squares = 0;
-  CodeSum<kBook> codes{rules.top};
+  CodeSum<kBook> codes;
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) {
     const float exact = Fma(y[k], inverse, zero);
@@ -217,8 +216,8 @@ __device__ inline float ErrorOfRefit(const Trial& trial, const CodeSums& sums, f
 }
 
 template <int kGroup>
-__device__ Trial TrialOf(const CodeSums& sums, float scale, float zero,
-                           const GroupTotals& totals, const FitRules& rules) {
+__device__ Trial TrialOf(const CodeSums& sums, float scale, float zero, const GroupTotals& totals,
+                         const FitRules& rules) {
   constexpr float kCount = static_cast<float>(kGroup), kInverseCount = 1.0f / kGroup;
   const float inverse = Reciprocal(scale);
   const float exact_squares =
@@ -244,7 +243,7 @@ __device__ Trial TrialOf(const CodeSums& sums, float scale, float zero,
 }
 
 __device__ inline Trial CentredTrialOf(const CodeSums& sums, float scale, float zero,
-                                         const GroupTotals& totals) {
+                                       const GroupTotals& totals) {
   const float inverse = Reciprocal(scale), square = Mul(scale, scale);
   const float miss_product = MissProduct(sums, Mul(inverse, Mul(inverse, totals.squares)));
   const float part = Mul(miss_product, Reciprocal(sums.squares));
@@ -275,7 +274,7 @@ __device__ GroupFit Search(int count, int steps, float squares, const Code& code
     next = n == 0 || n >= count ? trial.refit : Better(next, trial.refit);
   }
   // No coding has seen the last one: it must be better by more than rounding can make it look.
-  next.error = Add(next.error, Mul(squares, 0x1p-20f));
+  next.error = Add(next.error, Mul(squares, kUnseenMargin));
   best = Better(best, next);
   best.scale = UnbiasedScale(best, squares);
   return best;
@@ -286,13 +285,12 @@ template <int kBook, int kGroup>
 __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const Cover& cover,
                                      const FitRules& rules) {
   if (!rules.refine) return RangeCandidate<kBook>(cover, 1.0f, rules);
-  constexpr int kRanges = 3, kSteps = 2;
   const GroupTotals totals = TotalsOf(y);
-  return Search(kRanges, kSteps, totals.squares, [&](int n, const GroupFit& next) {
+  return Search(kRanges, kStepsAfterRanges, totals.squares, [&](int n, const GroupFit& next) {
     const float shrink = Sub(1.0f, Mul(static_cast<float>(n), rules.step));
     const GroupFit at = n < kRanges ? RangeCandidate<kBook>(cover, shrink, rules) : next;
     return TrialOf<kGroup>(CodeGroup<kBook>(y, rules, at.scale, at.zero), at.scale, at.zero,
-                            totals, rules);
+                           totals, rules);
   });
 }
 
@@ -343,7 +341,7 @@ __device__ GroupFit SearchSymmetric(const float (&y)[kGroup], float extreme,
                                     const FitRules& rules) {
   const float inverse_half = Div(1.0f, rules.half);
   const GroupTotals totals = TotalsOf(y);
-  return Search(kReaches, 1, totals.squares, [&](int n, const GroupFit& next) {
+  return Search(kReaches, kStepsAfterReaches, totals.squares, [&](int n, const GroupFit& next) {
     const float scale =
         n < kReaches ? Mul(Mul(-extreme, rules.reaches[n]), inverse_half) : next.scale;
     return CentredTrialOf(CodeCentred(y, rules, scale), scale, rules.half, totals);

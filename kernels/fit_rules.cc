@@ -13,9 +13,8 @@ FitRules FitRulesOf(const CudaTensor& tensor) {
   rules.inverse_top = 1.0f / rules.top;
   rules.half = static_cast<float>(1 << (tensor.params.bits - 1));
   const float unit = 1.0f / static_cast<float>(1 << tensor.params.bits);
-  rules.step = 0.65f * unit;
-  constexpr float kSteps[kReaches] = {0.8f, -0.4f, -1.2f, -2.4f};
-  for (int n = 0; n < kReaches; ++n) rules.reaches[n] = 1.0f + kSteps[n] * unit;
+  rules.step = kRangeStep * unit;
+  for (int n = 0; n < kReaches; ++n) rules.reaches[n] = 1.0f + kReachSteps[n] * unit;
   rules.symmetric = tensor.params.symmetric;
   rules.low_share = 1.0f / static_cast<float>((1 << tensor.params.bits) - 2);
   rules.refine = tensor.params.method != Method::kRtn;

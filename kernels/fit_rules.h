@@ -3,11 +3,10 @@
 #define SINQ_KERNELS_FIT_RULES_H_
 
 #include "kernels/cuda_steps.h"
+#include "kernels/search_rules.h"
 #include "kernels/tile_ops.h"  // ZeroGrid
 
 namespace sinq::kernels {
-
-inline constexpr int kReaches = 4;
 
 // What the search is told. The reciprocals are rounded on the host.
 struct FitRules {
@@ -18,7 +17,7 @@ struct FitRules {
   bool refine = true;             // false: range only
   ZeroGrid zero_grid = ZeroGrid::kSixteenths;
   float low_share = 0;            // zeros from one: fl(1 / (2^b - 2))
-  float step = 0.65f / 16;        // 0.65 * 2^-b: by how much the tried ranges differ
+  float step = kRangeStep / 16;   // by how much the tried ranges differ
   // Shares of the extreme that a symmetric scale is tried with; here, because kernel arguments may
   // be indexed.
   float reaches[kReaches] = {};

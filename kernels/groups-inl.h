@@ -117,8 +117,11 @@ struct Blocks {
   int group;
 };
 
-// Calls body(first row, y) for the rows of a tile, kLanes * blocks at a time; block b of y starts
-// at y + b * kMaxGroup * kLanes. Blocks beyond the last row repeat it.
+// Block b of what ForBlocks hands out.
+HWY_INLINE float* BlockOf(float* y, size_t b) { return y + b * kMaxGroup * kLanes; }
+
+// Calls body(first row, y) for the rows of a tile, kLanes * blocks at a time. Blocks beyond the
+// last row repeat it.
 template <size_t blocks, class T, class Body>
 HWY_INLINE void ForBlocksOf(const T* w, const Tile& tile, const float* u, const Body& body) {
   HWY_ALIGN float y[blocks * kMaxGroup * kLanes];
@@ -128,7 +131,7 @@ HWY_INLINE void ForBlocksOf(const T* w, const Tile& tile, const float* u, const 
       const int rows =
           static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - first));
       TransposeRows(w + static_cast<size_t>(first * tile.group), rows, tile.group, u,
-                    y + b * kMaxGroup * kLanes);
+                    BlockOf(y, b));
     }
     body(i, y);
   }

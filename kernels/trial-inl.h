@@ -52,6 +52,11 @@ HWY_INLINE void Code(const float* const (&y)[blocks], int group, const Placement
   for (size_t b = 0; b < blocks; ++b) sums[b] = running[b];
 }
 
+// E: in the space of y.
+HWY_INLINE VF ErrorOf(const CodeSums& sums, VF scale) {
+  return hn::Mul(sums.misses, hn::Mul(scale, scale));
+}
+
 // What the search knows of the values of a block before it codes them.
 struct Seen {
   VF low, high;
@@ -155,7 +160,7 @@ struct AsymmetricRules {
     const VF products =
         hn::Mul(at.scale, Fma(hn::Neg(at.zero), sums.levels, hn::Add(sums.squares, miss_product)));
     Trial trial;
-    trial.coded = {at.scale, at.zero, hn::Mul(sums.misses, hn::Mul(at.scale, at.scale)),
+    trial.coded = {at.scale, at.zero, ErrorOf(sums, at.scale),
                    ProductOf(at.zero, products, totals)};
     trial.refit = LeastSquares(sums, products, totals, at.scale, inverse);
     const VF misses = hn::Sub(Fma(inverse, totals.values, hn::Mul(n, at.zero)), sums.levels);

@@ -91,8 +91,8 @@ class JobStore {
   virtual absl::Status AddFinishedUnits(const Lease& lease,
                                         const std::vector<FinishedUnit>& units) = 0;
   virtual absl::StatusOr<std::vector<FinishedUnit>> FinishedUnits(absl::string_view job_id) = 0;
-  // The plan's identity (source fingerprint + plan digest), set by the first attempt; later
-  // attempts must find the same.
+  // What all attempts must agree in (source, plan and arithmetic), set by the first one; later ones
+  // must find the same.
   virtual absl::Status SetPlanDigest(const Lease& lease, absl::string_view digest) = 0;
   virtual absl::StatusOr<std::string> PlanDigest(absl::string_view job_id) = 0;  // empty if unset
 

@@ -79,10 +79,10 @@ struct GroupSums {
 struct CodeSums {
   CodeSums(const std::vector<float>& v, const std::vector<float>& q)
       : d(SumInOrder(v.size(),
-                  [&](float a, size_t k) {
-                    const float miss = v[k] - q[k];
-                    return std::fma(miss, miss, a);
-                  })),
+                     [&](float a, size_t k) {
+                       const float miss = v[k] - q[k];
+                       return std::fma(miss, miss, a);
+                     })),
         a(SumInOrder(v.size(), [&](float a, size_t k) { return a + q[k]; })),
         b(SumInOrder(v.size(), [&](float a, size_t k) { return std::fma(q[k], q[k], a); })) {}
   float d, a, b;
@@ -114,7 +114,7 @@ CodeSums SumsOf(const std::vector<float>& y, const ReferenceGroup& group, Roundi
 }
 
 Trial CodeAsymmetric(const std::vector<float>& y, const GroupSums& of, const ReferenceGroup& group,
-                      const QuantParams& params) {
+                     const QuantParams& params) {
   const float s = group.scale, z = group.zero, i = Rcp(s), g = static_cast<float>(y.size());
   const CodeSums sums = SumsOf(y, group, RoundingOf(params.method), params.bits);
   const float e = sums.d * (s * s);
