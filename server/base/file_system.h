@@ -16,7 +16,7 @@
 
 namespace sinq {
 
-// An open file. ReadAt and WriteAt are safe to call concurrently for any ranges.
+// An open file. All reads and writes are safe to call concurrently for any ranges.
 class File {
  public:
   virtual ~File() = default;
@@ -25,7 +25,11 @@ class File {
   // Fills all of `out` from `offset`; OutOfRange naming offset and missing bytes if the file ends
   // before.
   virtual absl::Status ReadAt(uint64_t offset, absl::Span<std::byte> out) const = 0;
-  // A hint that this range is read soon; may start fetching it, never waits for it.
+  // The same for large ranges of which nothing is wanted again. Whole blocks that the page cache
+  // does not hold come past it where the file has a way, if `out` starts as far into a block of
+  // memory as `offset` into one of the file (direct_blocks.h); else it is ReadAt.
+  virtual absl::Status ReadOnceAt(uint64_t offset, absl::Span<std::byte> out) const = 0;
+  // A hint that ReadOnceAt comes to this range soon; may start fetching it, never waits for it.
   virtual void WillRead(uint64_t offset, uint64_t size_bytes) const = 0;
   virtual absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) = 0;
   // A hint that this range, written already, is synced soon; may start writing it to the disk.

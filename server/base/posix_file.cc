@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/direct_blocks.h"
 #include "server/base/error.h"
 
 namespace sinq {
@@ -64,8 +65,31 @@ absl::Status PosixFile::ReadAt(uint64_t offset, absl::Span<std::byte> out) const
   return absl::OkStatus();
 }
 
+const DirectReader* PosixFile::Direct() const {
+  std::call_once(direct_once_, [this] { direct_ = DirectReader::Open(fd_.get()); });
+  return direct_.get();
+}
+
+// [what comes before the first whole block | whole blocks | what comes after the last]. The ends
+// are read through the cache, where the neighbours find the rest of those blocks.
+absl::Status PosixFile::ReadOnceAt(uint64_t offset, absl::Span<std::byte> out) const {
+  const size_t head = BytesToNextBlock(offset);
+  const bool is_congruent = BytesToNextBlock(reinterpret_cast<uintptr_t>(out.data())) == head;
+  if (!is_congruent || out.size() < head + kDirectBlockBytes || !FitsOffT(offset, out.size()) ||
+      Direct() == nullptr) {
+    return ReadAt(offset, out);
+  }
+  const size_t whole = out.size() - head - BytesIntoBlock(offset + out.size());
+  const size_t end = head + Direct()->Read(offset + head, out.subspan(head, whole));
+  if (end == head) return ReadAt(offset, out);
+  absl::Status status = ReadAt(offset, out.first(head));
+  if (status.ok()) status = ReadAt(offset + end, out.subspan(end));
+  return status;
+}
+
 void PosixFile::WillRead(uint64_t offset, uint64_t size_bytes) const {
-  if (!FitsOffT(offset, size_bytes)) return;
+  // What is not cached will not pass through the cache.
+  if (!FitsOffT(offset, size_bytes) || Direct() != nullptr) return;
   posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
                 POSIX_FADV_WILLNEED);
 }

@@ -2,9 +2,12 @@
 #ifndef SINQ_SERVER_BASE_POSIX_FILE_H_
 #define SINQ_SERVER_BASE_POSIX_FILE_H_
 
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 
+#include "server/base/direct_reader.h"
 #include "server/base/file_system.h"
 #include "server/base/unique_fd.h"
 
@@ -17,6 +20,7 @@ class PosixFile final : public File {
 
   absl::StatusOr<uint64_t> Size() const override;
   absl::Status ReadAt(uint64_t offset, absl::Span<std::byte> out) const override;
+  absl::Status ReadOnceAt(uint64_t offset, absl::Span<std::byte> out) const override;
   void WillRead(uint64_t offset, uint64_t size_bytes) const override;
   absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) override;
   void WillSync(uint64_t offset, uint64_t size_bytes) override;
@@ -25,9 +29,13 @@ class PosixFile final : public File {
 
  private:
   absl::Status Fail(int error_number, absl::string_view verb) const;
+  // Opened by the first who asks; null if there is none.
+  const DirectReader* Direct() const;
 
   const UniqueFd fd_;
   const std::string label_;
+  mutable std::once_flag direct_once_;
+  mutable std::unique_ptr<DirectReader> direct_;  // set under direct_once_
 };
 
 }  // namespace sinq

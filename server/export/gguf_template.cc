@@ -51,7 +51,7 @@ int GgufTemplate::Find(absl::string_view name) const {
 }
 
 absl::Status GgufTemplate::Read(uint64_t offset, absl::Span<std::byte> out) const {
-  return disk_->ReadAt(offset, out);
+  return disk_->ReadOnceAt(offset, out);
 }
 
 }  // namespace sinq

@@ -232,7 +232,7 @@ absl::Status LocalSource::Read(int file_index, uint64_t offset, absl::Span<std::
   }
   if (const File* const open = OpenFileOf(file_index); open != nullptr) {
     AskAhead(*open, offset, out.size());
-    return open->ReadAt(offset, out);
+    return open->ReadOnceAt(offset, out);
   }
   absl::StatusOr<std::unique_ptr<File>> file = Open(info.name);
   if (!file.ok()) return file.status();
@@ -242,7 +242,7 @@ absl::Status LocalSource::Read(int file_index, uint64_t offset, absl::Span<std::
     return Malformed(absl::StrCat("\"", info.name, "\" changed while it was being read."),
                      info.name);
   }
-  return (*file)->ReadAt(offset, out);
+  return (*file)->ReadOnceAt(offset, out);
 }
 
 absl::StatusOr<std::unique_ptr<File>> LocalSource::OpenAuxFile(absl::string_view name) const {

@@ -8,6 +8,7 @@
 #include "kernels/folding.h"
 #include "server/base/aligned_buffer.h"
 #include "server/base/checksum.h"
+#include "server/base/direct_blocks.h"
 #include "server/base/error.h"
 #include "server/source/float_element.h"
 #include "server/worker/output_check.h"
@@ -16,8 +17,10 @@
 namespace sinq {
 namespace {
 
-// Read, or written, and digested together: two such pieces are still in the second-level cache.
+// Digested at once: two such pieces are still in the second-level cache.
 constexpr uint64_t kPieceBytes = 1 << 18;
+// Read at once: each read may wait for the disk, and then for a core.
+constexpr size_t kReadBytes = 1 << 20;
 
 const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) {
   return context.plan.files[static_cast<size_t>(range.file_index)];
@@ -53,15 +56,25 @@ UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& 
   return read;
 }
 
+// The next bytes of the unit, on their place. They are read behind it, as far into a block of
+// memory as they lie in one of the file, because so they need not pass through the page cache.
 // Nothing if none are left.
 absl::StatusOr<absl::Span<const std::byte>> ReadPiece(const UnitContext& context, UnitRead& read) {
-  const uint64_t at = read.tensor->source.size_bytes - read.bytes_left;
-  const absl::Span<std::byte> piece = read.memory.buffer.buffer.span().subspan(
-      static_cast<size_t>(at), static_cast<size_t>(std::min(read.bytes_left, kPieceBytes)));
-  if (absl::Status status = ReadTensor(context, *read.tensor, at, piece); !status.ok())
-    return WithTensor(status, *read.tensor);
-  read.bytes_left -= piece.size();
-  return absl::Span<const std::byte>(piece);
+  const SourceTensor& source = read.tensor->source;
+  const uint64_t at = source.size_bytes - read.bytes_left;
+  std::byte* const to = read.memory.buffer.buffer.data() + at;
+  std::byte* const from = to + BytesIntoBlock(source.offset);
+  if (read.ready_bytes == 0) {
+    const size_t size = BytesOfPiece(source.offset + at, read.bytes_left, kReadBytes);
+    absl::Status status = ReadTensor(context, *read.tensor, at, absl::MakeSpan(from, size));
+    if (!status.ok()) return WithTensor(status, *read.tensor);
+    read.ready_bytes = size;
+  }
+  const size_t size = static_cast<size_t>(std::min(read.ready_bytes, kPieceBytes));
+  if (to != from) std::memmove(to, from, size);
+  read.bytes_left -= size;
+  read.ready_bytes -= size;
+  return absl::Span<const std::byte>(to, size);
 }
 
 kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory) {
@@ -233,8 +246,8 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
 }
 
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
-  if (phase == Phase::kQuantize && tensor.action == TensorAction::kCopy)
-    return std::min(kPieceBytes, std::max<uint64_t>(tensor.source.size_bytes, 1));
+  const uint64_t read_bytes = BytesIntoBlock(tensor.source.offset) + tensor.source.size_bytes;
+  if (IsCopy(phase, tensor)) return std::clamp<uint64_t>(read_bytes, 1, kReadBytes);
   uint64_t bytes = AlignedBytes(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
   if (phase == Phase::kMeasure) {
     bytes += AlignedBytes(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
@@ -242,10 +255,11 @@ uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerP
     for (const OutputRange& range : tensor.outputs) bytes += AlignedBytes(range.tensor.size_bytes);
     bytes += AlignedBytes(HeadBytes(tensor));
   }
-  if (!NeedsBackend(phase, tensor)) return bytes;
-  if (phase == Phase::kQuantize) bytes += OutputCheckMemoryBytes(tensor, workers);
-  return bytes +
-         workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+  if (NeedsBackend(phase, tensor)) {
+    if (phase == Phase::kQuantize) bytes += OutputCheckMemoryBytes(tensor, workers);
+    bytes += workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+  }
+  return std::max(bytes, read_bytes);
 }
 
 uint64_t KeptMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers) {
@@ -399,14 +413,16 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
   const SourceTensor& source = tensor.source;
   Checksum checksum;
   absl::Status status;
-  for (uint64_t at = 0; at < source.size_bytes && status.ok(); at += kPieceBytes) {
+  for (uint64_t at = 0; at < source.size_bytes && status.ok();) {
     if (cancelled()) return absl::CancelledError("stopped while copying");
-    const absl::Span<std::byte> piece =
-        memory.buffer.buffer.span().subspan(0, std::min(kPieceBytes, source.size_bytes - at));
+    const uint64_t offset = source.offset + at;
+    const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
+        BytesIntoBlock(offset), BytesOfPiece(offset, source.size_bytes - at, kReadBytes));
     status = ReadTensor(context, tensor, at, piece);
     if (!status.ok()) break;
     checksum.Update(piece);
     status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
+    at += piece.size();
   }
   if (!status.ok()) return WithTensor(status, tensor);
   UnitRecord record;

@@ -51,7 +51,8 @@ struct UnitRead {
   Phase phase = Phase::kQuantize;
   const PlannedTensor* tensor = nullptr;
   UnitMemory memory;
-  uint64_t bytes_left = 0;  // of the weights
+  uint64_t bytes_left = 0;  // of the weights: not read and digested yet
+  uint64_t ready_bytes = 0;  // of bytes_left: read already
   bool was_kept = false;    // its weights were there already
   Sha256 digest;            // of the bytes that are there
 

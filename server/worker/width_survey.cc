@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
 #include "server/base/aligned_buffer.h"
+#include "server/base/direct_blocks.h"
 #include "server/base/mutex.h"
 #include "server/worker/buffer_pool.h"
 #include "server/worker/quantize_unit.h"
@@ -61,7 +63,10 @@ class Survey {
 
   absl::Status ReadAndSubmit(const PlannedTensor& tensor) {
     if (Stopped()) return absl::CancelledError("stopped between tensors");
-    const uint64_t size_bytes = AlignedBytes(tensor.source.size_bytes) + ScratchBytes(tensor);
+    const SourceTensor& source = tensor.source;
+    const uint64_t size_bytes =
+        std::max(AlignedBytes(source.size_bytes) + ScratchBytes(tensor),
+                 BytesIntoBlock(source.offset) + source.size_bytes);
     absl::StatusOr<PooledBuffer> buffer = pool_.Acquire(size_bytes, [this] { return Stopped(); });
     if (!buffer.ok()) return WithTensor(buffer.status(), tensor);
     auto item = std::make_shared<Item>(Item{tensor, *std::move(buffer), {}, {}});
@@ -92,12 +97,17 @@ class Survey {
 
   absl::Status Read(Item& item) const {
     const SourceTensor& source = item.tensor.source;
-    const absl::Span<std::byte> out = item.buffer.buffer.span().subspan(0, source.size_bytes);
-    for (uint64_t at = 0; at < out.size(); at += kReadBytes) {
+    std::byte* const out = item.buffer.buffer.data();
+    for (uint64_t at = 0; at < source.size_bytes;) {
       if (Stopped()) return absl::CancelledError("stopped while reading");
+      const uint64_t offset = source.offset + at;
+      const size_t size = BytesOfPiece(offset, source.size_bytes - at, kReadBytes);
+      std::byte* const piece = out + at + BytesIntoBlock(source.offset);
       absl::Status status =
-          context_.source.Read(source.file_index, source.offset + at, out.subspan(at, kReadBytes));
+          context_.source.Read(source.file_index, offset, absl::MakeSpan(piece, size));
       if (!status.ok()) return status;
+      if (piece != out + at) std::memmove(out + at, piece, size);
+      at += size;
     }
     absl::StatusOr<std::vector<float>> block_scales =
         ReadBlockScales(context_.plan, context_.source, item.tensor);

@@ -26,6 +26,13 @@ class FaultFile final : public File {
     }
     return inner_->ReadAt(offset, out);
   }
+  absl::Status ReadOnceAt(uint64_t offset, absl::Span<std::byte> out) const override {
+    if (absl::Status fault = plan_->Next(FaultOperation::kRead); !fault.ok()) {
+      inner_->ReadOnceAt(offset, out.first(out.size() / 2)).IgnoreError();
+      return fault;
+    }
+    return inner_->ReadOnceAt(offset, out);
+  }
   absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) override {
     if (absl::Status fault = plan_->Next(FaultOperation::kWrite); !fault.ok()) {
       inner_->WriteAt(offset, data.first(data.size() / 2)).IgnoreError();

@@ -1,0 +1,70 @@
+#include "server/base/direct_reader.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/direct_blocks.h"
+
+namespace sinq {
+namespace {
+
+constexpr size_t kMaxTransferBytes = size_t{1} << 30;  // as ReadAt
+
+// What mincore(2) asks for before it tells the truth; to others every page seems to be there.
+bool MayAskForResidency(int fd) {
+  struct stat info = {};
+  if (::fstat(fd, &info) != 0) return false;
+  return info.st_uid == ::geteuid() ||
+         ::faccessat(fd, "", W_OK, AT_EMPTY_PATH | AT_EACCESS) == 0;
+}
+
+// Of the pages of [offset, offset + size), from 0 to 1; 1 if the kernel will not say.
+bool IsMostlyCached(int fd, uint64_t offset, size_t size_bytes) {
+  // Only a range of addresses: nothing is read through it.
+  void* mapped = ::mmap(nullptr, size_bytes, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(offset));
+  if (mapped == MAP_FAILED) return true;
+  const size_t page_bytes = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> pages((size_bytes + page_bytes - 1) / page_bytes);
+  const bool told = ::mincore(mapped, size_bytes, pages.data()) == 0;
+  ::munmap(mapped, size_bytes);
+  if (!told) return true;
+  const auto cached = std::count_if(pages.begin(), pages.end(),
+                                    [](unsigned char page) { return (page & 1) != 0; });
+  return 2 * static_cast<size_t>(cached) > pages.size();
+}
+
+}  // namespace
+
+std::unique_ptr<DirectReader> DirectReader::Open(int fd) {
+  if (!MayAskForResidency(fd)) return nullptr;
+  // The same file, whatever its name leads to by now. EINVAL where there is no O_DIRECT.
+  const std::string self = absl::StrCat("/proc/self/fd/", fd);
+  UniqueFd direct(::open(self.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (direct.get() < 0) return nullptr;
+  return std::unique_ptr<DirectReader>(new DirectReader(std::move(direct)));
+}
+
+size_t DirectReader::Read(uint64_t offset, absl::Span<std::byte> out) const {
+  if (out.empty() || IsMostlyCached(fd_.get(), offset, out.size())) return 0;
+  size_t done = 0;
+  while (done < out.size()) {
+    const size_t want = std::min(out.size() - done, kMaxTransferBytes);
+    const ssize_t got =
+        ::pread(fd_.get(), out.data() + done, want, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    done += static_cast<size_t>(got);
+    if (BytesIntoBlock(static_cast<uint64_t>(got)) != 0) break;  // the end of the file
+  }
+  return done;
+}
+
+}  // namespace sinq
