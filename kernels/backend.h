@@ -127,8 +127,9 @@ class Backend {
   }
 };
 
-// Uses the best SIMD target of this machine.
-std::unique_ptr<Backend> MakeCpuBackend();
+// Uses the best SIMD target of this machine. `threads`: how many work on one tensor at once, if the
+// caller has them; each takes scratch for a tile.
+std::unique_ptr<Backend> MakeCpuBackend(int threads = 1);
 // One backend per SIMD target this machine can run (tests compare them).
 std::vector<std::unique_ptr<Backend>> MakeCpuBackendsForAllTargets();
 

@@ -47,7 +47,7 @@ size_t CpuBackend::ScratchBytes(const QuantParams& params, int64_t rows, int64_t
   const MatrixView in{nullptr, rows, cols, WeightDtype::kF32, {}};
   TensorStats stats;
   QuantizeJob job(ops_, in, params, {}, {}, &stats);
-  return job.FixedBytes() + job.SlotBytes();
+  return job.FixedBytes() + static_cast<size_t>(threads_) * job.SlotBytes();
 }
 
 absl::Status CpuBackend::Quantize(const MatrixView& in, const QuantParams& params,
@@ -97,8 +97,8 @@ absl::Status CpuBackend::MeasureErrors(const MatrixView& in,
                            measured);
 }
 
-std::unique_ptr<Backend> MakeCpuBackend() {
-  return std::make_unique<CpuBackend>(*SupportedTileOps().front());
+std::unique_ptr<Backend> MakeCpuBackend(int threads) {
+  return std::make_unique<CpuBackend>(*SupportedTileOps().front(), threads);
 }
 
 std::vector<std::unique_ptr<Backend>> MakeCpuBackendsForAllTargets() {

@@ -9,10 +9,10 @@ namespace sinq::kernels {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(const TileOps& ops) : ops_(ops) {}
+  // `threads`: how many work on one tensor at once, if the caller has them.
+  explicit CpuBackend(const TileOps& ops, int threads = 1) : ops_(ops), threads_(threads) {}
   Capabilities GetCapabilities() const override { return {"cpu", ops_.target}; }
-  // n times this much lets n bodies of `parallel_for` run at once; less runs them one after
-  // another.
+  // Room for `threads` bodies of `parallel_for` at once.
   size_t ScratchBytes(const QuantParams& params, int64_t rows, int64_t cols) const override;
   absl::Status Quantize(const MatrixView& in, const QuantParams& params,
                         absl::Span<std::byte> scratch,
@@ -29,6 +29,7 @@ class CpuBackend : public Backend {
 
  private:
   const TileOps& ops_;
+  const int threads_;
 };
 
 }  // namespace sinq::kernels

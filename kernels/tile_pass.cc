@@ -31,9 +31,10 @@ absl::Status ForItems(const PassContext& context, int64_t count, const char* wha
   const size_t room = context.slot_bytes == 0 ? items : context.slots.size() / context.slot_bytes;
   const size_t lanes = std::clamp<size_t>(room, 1, items);
   std::atomic<bool> stopped = false;
+  std::atomic<size_t> next = 0;  // a lane may come late, or never
   context.parallel_for(lanes, [&](size_t lane) {
     std::byte* slot = context.slots.data() + lane * context.slot_bytes;
-    for (size_t item = lane; item < items; item += lanes) {
+    for (size_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) {
       if (stopped.load(std::memory_order_relaxed) || context.cancelled()) {
         stopped = true;
         return;

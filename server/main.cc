@@ -111,7 +111,9 @@ absl::StatusOr<Foundation> MakeFoundation(const ServerConfig& config) {
   absl::StatusOr<std::vector<DeviceWorkerOptions>> devices = MakeDevices(config);
   if (!devices.ok()) return devices.status();
   out.workers = std::make_unique<WorkerPool>(
-      CpuWorkerOptions{kernels::MakeCpuBackend(), config.workers, /*beside_devices=*/false},
+      CpuWorkerOptions{
+          kernels::MakeCpuBackend(std::min(config.workers, kMaxThreadsPerTensor)), config.workers,
+          /*beside_devices=*/false},
       *std::move(devices), *out.metrics);
   absl::StatusOr<std::unique_ptr<FileSystem>> files = MakePosixFileSystem(config.allow_roots);
   if (!files.ok()) return Annotate(files.status(), "--allow-root");

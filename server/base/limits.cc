@@ -43,6 +43,8 @@ std::vector<LimitInfo> AllLimits() {
        "Request metadata carries a token and a trace context."},
       {"max_pinned_stream_bytes", kMaxPinnedStreamBytes,
        "What a QuantizeTensors header alone may lock in memory: 32768 x 16384 in BF16."},
+      {"max_threads_per_tensor", kMaxThreadsPerTensor,
+       "CPU threads on one tensor: each takes scratch of one tile, 2 to 20 MiB."},
       {"max_devices_lost_per_tensor", kMaxDevicesLostPerTensor,
        "A tensor that took two devices down is done by the CPU."},
       {"max_device_errors_in_a_row", kMaxDeviceErrorsInARow,

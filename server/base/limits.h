@@ -50,6 +50,8 @@ inline constexpr uint64_t kMaxMetadataBytes = 16 * kKiB;
 // 32768 x 16384 in BF16
 inline constexpr uint64_t kMaxPinnedStreamBytes = 1 * kGiB;
 // --- workers ---
+// CPU threads that work on one tensor: each takes scratch of one tile, 2 to 20 MiB
+inline constexpr int kMaxThreadsPerTensor = 8;
 // devices that one tensor may take down before only the CPU does it
 inline constexpr int kMaxDevicesLostPerTensor = 2;
 // launches that may fail one after another before a device is taken out

@@ -131,7 +131,7 @@ absl::Status StreamedTensor::Incomplete() const {
                    {{"tensor", name()}, {"byte_offset", absl::StrCat(received_bytes_)}});
 }
 
-absl::Status StreamedTensor::Quantize(const kernels::Backend& backend,
+absl::Status StreamedTensor::Quantize(const Computing& computing,
                                       absl::FunctionRef<bool()> cancelled) {
   absl::Span<std::byte> rest = buffer_.buffer.span();
   const kernels::MatrixView in{rest.data(), layer_.rows, layer_.cols, dtype_, block_scales_};
@@ -142,7 +142,8 @@ absl::Status StreamedTensor::Quantize(const kernels::Backend& backend,
     rest.remove_prefix(AlignedBytes(output.size_bytes));
   }
   const absl::Status status =
-      backend.Quantize(in, layer_.params, rest, planes_, kernels::RunSerially, cancelled, &stats_);
+      computing.backend.Quantize(in, layer_.params, rest, planes_, computing.parallel_for, cancelled,
+                                 &stats_);
   if (!absl::IsInvalidArgument(status)) return Annotate(status, name());
   return MakeError(status.code(), Reason::kNonFiniteWeight,
                    absl::StrCat(name(), ": ", status.message(), "."), {{"tensor", name()}});

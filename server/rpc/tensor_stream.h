@@ -37,7 +37,7 @@ class StreamedTensor {
   // What is missing, for a stream that ends too early.
   absl::Status Incomplete() const;
   // The code of an error is the backend's. May be called again on another backend.
-  absl::Status Quantize(const kernels::Backend& backend, absl::FunctionRef<bool()> cancelled);
+  absl::Status Quantize(const Computing& computing, absl::FunctionRef<bool()> cancelled);
   // The next message to send; false when all are sent. After Quantize.
   bool Next(sinq::v1::QuantizeTensorsResponse* response);
 

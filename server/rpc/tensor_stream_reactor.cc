@@ -191,8 +191,8 @@ absl::Status TensorStreamReactor::AddChunk() {
 void TensorStreamReactor::SubmitToWorkers(TensorPtr tensor) {
   ++tasks_;
   WorkerTask task;
-  task.compute = [self = self_, tensor](const kernels::Backend& backend) {
-    return tensor->Quantize(backend, [&self] { return self->Cancelled(); });
+  task.compute = [self = self_, tensor](const Computing& computing) {
+    return tensor->Quantize(computing, [&self] { return self->Cancelled(); });
   };
   task.finish = [self = self_, tensor](const absl::Status& status, absl::string_view worker_kind) {
     self->OnQuantized(tensor, status, worker_kind);

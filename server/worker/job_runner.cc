@@ -271,8 +271,16 @@ class Attempt {
     }
     BufferPool pool(budget_, workers_.host_memory());
     FoldScales* const folded = scales ? &*scales : nullptr;
-    const UnitContext context{plan_, *source_,           workers_, *sink_,
-                              pool,  activations_.get(), folded,   gguf_template_.get()};
+    Prefetcher prefetcher;
+    const UnitContext context{plan_,
+                              *source_,
+                              workers_,
+                              *sink_,
+                              pool,
+                              prefetcher,
+                              activations_.get(),
+                              folded,
+                              gguf_template_.get()};
     Pipeline pipeline(context, measured ? &*measured : nullptr, folded, quantized, budget_,
                       metrics_, on_progress_);
     const absl::Status status =

@@ -34,15 +34,15 @@ kernels::QuantParams OutputCheckParams(const kernels::QuantParams& params) {
 
 absl::StatusOr<double> CheckOutput(const kernels::MatrixView& in,
                                    const kernels::QuantParams& params,
-                                   const kernels::Backend& backend, absl::Span<std::byte> dense,
+                                   const Computing& computing, absl::Span<std::byte> dense,
                                    absl::Span<std::byte> scratch,
                                    absl::FunctionRef<bool()> cancelled) {
   const absl::Span<std::byte> values =
       dense.subspan(0, static_cast<size_t>(DenseBytes(in.dtype, in.rows, in.cols)));
   kernels::TensorStats unused;
   const absl::Status status =
-      backend.Quantize(in, OutputCheckParams(params), scratch, {values}, kernels::RunSerially,
-                       cancelled, &unused);
+      computing.backend.Quantize(in, OutputCheckParams(params), scratch, {values},
+                                 computing.parallel_for, cancelled, &unused);
   if (!status.ok()) return status;
   kernels::OutputErrorInput input;
   input.original = in;
@@ -50,7 +50,7 @@ absl::StatusOr<double> CheckOutput(const kernels::MatrixView& in,
   input.samples = in.activations->samples;
   input.tokens = in.activations->tokens;
   const absl::StatusOr<kernels::OutputError> error =
-      kernels::MakeCpuOutputErrorMeter()->Measure(input, kernels::RunSerially, cancelled);
+      kernels::MakeCpuOutputErrorMeter()->Measure(input, computing.parallel_for, cancelled);
   if (!error.ok()) return error.status();
   return error->Relative();
 }

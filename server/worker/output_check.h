@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
+#include "server/worker/worker_pool.h"
 #include "kernels/matrix_view.h"
 #include "kernels/quant_params.h"
 
@@ -21,11 +22,11 @@ uint64_t OutputCheckBytes(kernels::WeightDtype dtype, int64_t rows, int64_t cols
 kernels::QuantParams OutputCheckParams(const kernels::QuantParams& params);
 
 // ||X W'T - X WT|| / ||X WT|| with X the samples of `in.activations` and W' as `params` makes it,
-// rounded to the dtype of `in` (BF16 for FP8). `dense` has OutputCheckBytes, `scratch` what
-// `backend` needs for OutputCheckParams. Errors as Backend::Quantize.
+// rounded to the dtype of `in` (BF16 for FP8). `dense` has OutputCheckBytes, `scratch` what the
+// backend needs for OutputCheckParams. Errors as Backend::Quantize.
 absl::StatusOr<double> CheckOutput(const kernels::MatrixView& in,
                                    const kernels::QuantParams& params,
-                                   const kernels::Backend& backend, absl::Span<std::byte> dense,
+                                   const Computing& computing, absl::Span<std::byte> dense,
                                    absl::Span<std::byte> scratch,
                                    absl::FunctionRef<bool()> cancelled);
 

@@ -121,7 +121,7 @@ absl::Status Pipeline::ReadAhead(Steps waiting, Cancelled cancelled) {
     if (status.ok() && cancelled()) status = absl::CancelledError("stopped while reading");
     if (status.ok() && !reads.empty()) {
       UnitRead* const second = reads.size() > 1 ? &reads.back().read : nullptr;
-      status = ReadPieces(context_, reads.front().read, second);
+      status = ReadPieces(reads.front().read, second);
     }
     if (status.ok()) status = SubmitComplete(reads, cancelled);
     if (!status.ok()) return status;
@@ -246,8 +246,8 @@ absl::Status Pipeline::Submit(Reading reading, Cancelled cancelled) {
   }
   WorkerTask task;
   if (NeedsBackend(step.phase, item->tensor)) {
-    task.compute = [this, item, cancelled](const kernels::Backend& backend) {
-      return Compute(*item, backend, cancelled);
+    task.compute = [this, item, cancelled](const Computing& computing) {
+      return Compute(*item, computing, cancelled);
     };
   }
   task.finish = [this, item, cancelled](const absl::Status& computed, absl::string_view kind) {
@@ -257,12 +257,12 @@ absl::Status Pipeline::Submit(Reading reading, Cancelled cancelled) {
   return absl::OkStatus();
 }
 
-absl::Status Pipeline::Compute(Item& item, const kernels::Backend& backend, Cancelled cancelled) {
+absl::Status Pipeline::Compute(Item& item, const Computing& computing, Cancelled cancelled) {
   // After a failure the rest is only gone through, so that its memory is given back.
   if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
   const auto begin = std::chrono::steady_clock::now();
   absl::Status status =
-      ComputeUnit(item.step.phase, item.tensor, backend, item.memory, cancelled, &item.stats);
+      ComputeUnit(item.step.phase, item.tensor, computing, item.memory, cancelled, &item.stats);
   item.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return status;
 }

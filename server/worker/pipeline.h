@@ -106,7 +106,7 @@ class Pipeline {
   void AwaitRoomBeside(size_t reads) ABSL_LOCKS_EXCLUDED(mutex_);
   void AwaitAll() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Submit(Reading reading, Cancelled cancelled);
-  absl::Status Compute(Item& item, const kernels::Backend& backend, Cancelled cancelled);
+  absl::Status Compute(Item& item, const Computing& computing, Cancelled cancelled);
   void Finish(Item& item, const absl::Status& computed, absl::string_view worker_kind,
               Cancelled cancelled);
   absl::StatusOr<UnitRecord> Write(Item& item, Cancelled cancelled);

@@ -19,8 +19,8 @@ namespace {
 
 // Digested at once: two such pieces are still in the second-level cache.
 constexpr uint64_t kPieceBytes = 1 << 18;
-// Read at once: each read may wait for the disk, and then for a core.
-constexpr size_t kReadBytes = 1 << 20;
+// Copied at once: each read may wait for the disk, and then for a core.
+constexpr size_t kCopyBytes = 1 << 20;
 
 const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) {
   return context.plan.files[static_cast<size_t>(range.file_index)];
@@ -52,28 +52,31 @@ UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& 
   read.memory.buffer = std::move(buffer);
   read.memory.weights_bytes = tensor.source.size_bytes;
   read.memory.kept_bytes = kept_bytes;
-  if (!IsCopy(phase, tensor)) read.bytes_left = tensor.source.size_bytes;
+  if (IsCopy(phase, tensor)) return read;
+  read.bytes_left = source.size_bytes;
+  // As far into a block of memory as it lies in one of the file: so it need not pass through the
+  // page cache.
+  const absl::Span<std::byte> out = read.memory.buffer.buffer.span().subspan(
+      BytesIntoBlock(source.offset), static_cast<size_t>(source.size_bytes));
+  read.fetch = context.prefetcher.Begin(
+      source.offset, out, [&context, &tensor](uint64_t at, absl::Span<std::byte> piece) {
+        return ReadTensor(context, tensor, at, piece);
+      });
   return read;
 }
 
-// The next bytes of the unit, on their place. They are read behind it, as far into a block of
-// memory as they lie in one of the file, because so they need not pass through the page cache.
-// Nothing if none are left.
-absl::StatusOr<absl::Span<const std::byte>> ReadPiece(const UnitContext& context, UnitRead& read) {
+// The next bytes of the unit, moved to their place. Nothing if none are left.
+absl::StatusOr<absl::Span<const std::byte>> ReadPiece(UnitRead& read) {
+  if (read.bytes_left == 0) return absl::Span<const std::byte>();
   const SourceTensor& source = read.tensor->source;
   const uint64_t at = source.size_bytes - read.bytes_left;
+  const absl::StatusOr<uint64_t> ready_bytes = read.fetch->AwaitBeyond(at);
+  if (!ready_bytes.ok()) return WithTensor(ready_bytes.status(), *read.tensor);
+  const size_t size = static_cast<size_t>(std::min(*ready_bytes - at, kPieceBytes));
   std::byte* const to = read.memory.buffer.buffer.data() + at;
-  std::byte* const from = to + BytesIntoBlock(source.offset);
-  if (read.ready_bytes == 0) {
-    const size_t size = BytesOfPiece(source.offset + at, read.bytes_left, kReadBytes);
-    absl::Status status = ReadTensor(context, *read.tensor, at, absl::MakeSpan(from, size));
-    if (!status.ok()) return WithTensor(status, *read.tensor);
-    read.ready_bytes = size;
-  }
-  const size_t size = static_cast<size_t>(std::min(read.ready_bytes, kPieceBytes));
+  const std::byte* const from = to + BytesIntoBlock(source.offset);
   if (to != from) std::memmove(to, from, size);
   read.bytes_left -= size;
-  read.ready_bytes -= size;
   return absl::Span<const std::byte>(to, size);
 }
 
@@ -146,14 +149,14 @@ absl::Span<float> ColumnsOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
   return {reinterpret_cast<float*>(rest.data()), columns};
 }
 
-absl::Status CheckUnitOutput(const PlannedTensor& tensor, const kernels::Backend& backend,
+absl::Status CheckUnitOutput(const PlannedTensor& tensor, const Computing& computing,
                              const UnitMemory& memory, absl::Span<std::byte> scratch,
                              absl::FunctionRef<bool()> cancelled, kernels::TensorStats* stats) {
   if (!HasOutputCheckFor(tensor)) return absl::OkStatus();
   const kernels::MatrixView in = ViewOf(tensor, memory);
   const size_t dense_bytes = static_cast<size_t>(OutputCheckBytes(in.dtype, in.rows, in.cols));
   const absl::StatusOr<double> error =
-      CheckOutput(in, tensor.params, backend, scratch.subspan(0, dense_bytes),
+      CheckOutput(in, tensor.params, computing, scratch.subspan(0, dense_bytes),
                   scratch.subspan(dense_bytes), cancelled);
   if (error.ok()) stats->output_error = *error;
   return error.status();
@@ -247,7 +250,7 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
 
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
   const uint64_t read_bytes = BytesIntoBlock(tensor.source.offset) + tensor.source.size_bytes;
-  if (IsCopy(phase, tensor)) return std::clamp<uint64_t>(read_bytes, 1, kReadBytes);
+  if (IsCopy(phase, tensor)) return std::clamp<uint64_t>(read_bytes, 1, kCopyBytes);
   uint64_t bytes = AlignedBytes(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
   if (phase == Phase::kMeasure) {
     bytes += AlignedBytes(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
@@ -296,14 +299,14 @@ UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory) {
   return read;
 }
 
-absl::Status ReadPieces(const UnitContext& context, UnitRead& first, UnitRead* second) {
-  const auto of_first = ReadPiece(context, first);
+absl::Status ReadPieces(UnitRead& first, UnitRead* second) {
+  const auto of_first = ReadPiece(first);
   if (!of_first.ok()) return of_first.status();
   if (second == nullptr) {
     if (first.IsDigested()) first.digest.Update(*of_first);
     return absl::OkStatus();
   }
-  const auto of_second = ReadPiece(context, *second);
+  const auto of_second = ReadPiece(*second);
   if (!of_second.ok()) return of_second.status();
   if (first.IsDigested() && second->IsDigested()) {
     Sha256::UpdateBoth(first.digest, *of_first, second->digest, *of_second);
@@ -338,21 +341,21 @@ absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
   return memory;
 }
 
-absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const kernels::Backend& backend,
+absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const Computing& computing,
                          UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
                          kernels::TensorStats* stats) {
   absl::Span<std::byte> scratch;
   absl::Status status;
   if (phase == Phase::kMeasure) {
     const absl::Span<float> t = ColumnsOfUnit(tensor, memory, &scratch);
-    status = backend.MeasureColumns(ViewOf(tensor, memory), tensor.params, scratch, t,
-                                    kernels::RunSerially, cancelled);
+    status = computing.backend.MeasureColumns(ViewOf(tensor, memory), tensor.params, scratch, t,
+                                              computing.parallel_for, cancelled);
   } else {
     const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
-    status = backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch, planes,
-                              kernels::RunSerially, cancelled, stats);
+    status = computing.backend.Quantize(ViewOf(tensor, memory), tensor.params, scratch, planes,
+                                        computing.parallel_for, cancelled, stats);
     if (status.ok())
-      status = CheckUnitOutput(tensor, backend, memory, scratch, cancelled, stats);
+      status = CheckUnitOutput(tensor, computing, memory, scratch, cancelled, stats);
   }
   return status.ok() ? status : WithTensor(status, tensor);
 }
@@ -417,7 +420,7 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
     if (cancelled()) return absl::CancelledError("stopped while copying");
     const uint64_t offset = source.offset + at;
     const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
-        BytesIntoBlock(offset), BytesOfPiece(offset, source.size_bytes - at, kReadBytes));
+        BytesIntoBlock(offset), BytesOfPiece(offset, source.size_bytes - at, kCopyBytes));
     status = ReadTensor(context, tensor, at, piece);
     if (!status.ok()) break;
     checksum.Update(piece);

@@ -3,6 +3,7 @@
 #define SINQ_SERVER_WORKER_QUANTIZE_UNIT_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "server/source/model_source.h"
 #include "server/worker/buffer_pool.h"
 #include "server/worker/fold_scales.h"
+#include "server/worker/prefetcher.h"
 #include "server/worker/unit_record.h"
 #include "server/worker/worker_pool.h"
 
@@ -28,6 +30,7 @@ struct UnitContext {
   WorkerPool& workers;
   Sink& sink;
   BufferPool& pool;
+  Prefetcher& prefetcher;
   const ActivationFile* activations = nullptr;  // if the plan has them
   const FoldScales* scales = nullptr;           // if the plan folds
   const GgufTemplate* gguf_template = nullptr;  // if the plan has one
@@ -52,9 +55,9 @@ struct UnitRead {
   const PlannedTensor* tensor = nullptr;
   UnitMemory memory;
   uint64_t bytes_left = 0;  // of the weights: not read and digested yet
-  uint64_t ready_bytes = 0;  // of bytes_left: read already
   bool was_kept = false;    // its weights were there already
   Sha256 digest;            // of the bytes that are there
+  std::unique_ptr<Prefetcher::Fetch> fetch;  // goes before its memory
 
   // What is only measured, and not kept, will be read again and digested then.
   bool IsDigested() const { return phase == Phase::kQuantize || memory.kept_bytes > 0; }
@@ -86,12 +89,12 @@ UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory);
 uint64_t KeptMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers);
 // The next piece of `first` and, if it is not null, of `second`: digesting both together takes
 // little more than one.
-absl::Status ReadPieces(const UnitContext& context, UnitRead& first, UnitRead* second);
+absl::Status ReadPieces(UnitRead& first, UnitRead* second);
 absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
                                       absl::FunctionRef<bool()> cancelled);
 // Quantizes what was read, or measures its column scale, within the unit's memory; the weights
 // stay as they are. The code of an error is the backend's.
-absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const kernels::Backend& backend,
+absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const Computing& computing,
                          UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
                          kernels::TensorStats* stats);
 // Writes the planes that ComputeUnit made at their planned places.

@@ -76,8 +76,8 @@ class Survey {
       ++in_flight_;
     }
     WorkerTask task;
-    task.compute = [this, item](const kernels::Backend& backend) {
-      return Measure(*item, backend);
+    task.compute = [this, item](const Computing& computing) {
+      return Measure(*item, computing);
     };
     task.finish = [this, item](const absl::Status& computed, absl::string_view) {
       Finish(*item, computed);
@@ -116,15 +116,15 @@ class Survey {
     return absl::OkStatus();
   }
 
-  absl::Status Measure(Item& item, const kernels::Backend& backend) const {
+  absl::Status Measure(Item& item, const Computing& computing) const {
     const SourceTensor& source = item.tensor.source;
     const absl::Span<std::byte> buffer = item.buffer.buffer.span();
     const kernels::MatrixView view{buffer.data(), source.shape[0], source.shape[1],
                                    WeightDtypeOf(source.dtype), item.block_scales};
     item.measured.assign(item.tensor.candidates.size(), {});
-    return backend.MeasureErrors(
+    return computing.backend.MeasureErrors(
         view, item.tensor.candidates, buffer.subspan(AlignedBytes(source.size_bytes)),
-        absl::MakeSpan(item.measured), kernels::RunSerially, [this] { return Stopped(); });
+        absl::MakeSpan(item.measured), computing.parallel_for, [this] { return Stopped(); });
   }
 
   void Finish(Item& item, const absl::Status& computed) {

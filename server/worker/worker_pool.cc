@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/limits.h"
 #include "server/base/log.h"
+#include "server/base/machine.h"
 
 namespace sinq {
 namespace {
@@ -42,7 +43,10 @@ WorkerPool::WorkerPool(CpuWorkerOptions cpu, std::vector<DeviceWorkerOptions> de
   // Threads only now: they read workers_.
   for (size_t worker = 0; worker < workers_.size(); ++worker) {
     for (int i = 0; i < workers_[worker].threads; ++i) {
-      threads_.emplace_back([this, worker] { Loop(worker); });
+      threads_.emplace_back([this, worker] {
+        LetOthersGoFirst();
+        Loop(worker);
+      });
     }
   }
 }
@@ -103,20 +107,25 @@ size_t WorkerPool::FindTaskFor(size_t worker) const {
   return at;
 }
 
-std::optional<WorkerPool::Pending> WorkerPool::Take(size_t worker) {
+WorkerPool::Turn WorkerPool::Take(size_t worker) {
   MutexLock lock(&mutex_);
   const auto ready = [this, worker] {
     mutex_.AssertHeld();
     return states_[worker].lost || (stopping_ && unfinished_ == 0) ||
-           FindTaskFor(worker) < queue_.size();
+           FindTaskFor(worker) < queue_.size() || (worker == kCpu && FindLoop() != nullptr);
   };
   mutex_.Await(absl::Condition(&ready));
+  Turn turn;
   const size_t found = states_[worker].lost ? queue_.size() : FindTaskFor(worker);
-  if (found == queue_.size()) return std::nullopt;
-  std::optional<Pending> task(std::move(queue_[found]));
-  queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(found));
-  ++states_[worker].busy;
-  return task;
+  if (found < queue_.size()) {
+    turn.task = std::move(queue_[found]);
+    queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(found));
+  } else if (worker == kCpu) {
+    turn.loop = FindLoop();
+  }
+  if (turn.loop != nullptr) ++turn.loop->helpers;
+  if (turn.task || turn.loop != nullptr) ++states_[worker].busy;
+  return turn;
 }
 
 // Ahead of what has not begun: it holds memory that is nearly free.
@@ -127,12 +136,59 @@ void WorkerPool::PutBack(size_t worker, Pending task) {
 }
 
 void WorkerPool::Loop(size_t worker) {
-  while (std::optional<Pending> task = Take(worker)) Do(worker, *std::move(task));
+  while (true) {
+    Turn turn = Take(worker);
+    if (turn.task) {
+      Do(worker, *std::move(turn.task));
+    } else if (turn.loop != nullptr) {
+      Help(*turn.loop);
+    } else {
+      return;
+    }
+  }
 }
+
+// --- loops ---
+
+void WorkerPool::SharedLoop::Work() {
+  for (size_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i);
+}
+
+WorkerPool::SharedLoop* WorkerPool::FindLoop() const {
+  const auto found = std::find_if(loops_.begin(), loops_.end(),
+                                  [](const SharedLoop* loop) { return loop->HasMore(); });
+  return found == loops_.end() ? nullptr : *found;
+}
+
+void WorkerPool::Help(SharedLoop& loop) {
+  loop.Work();
+  MutexLock lock(&mutex_);
+  --states_[kCpu].busy;
+  --loop.helpers;  // last: the loop may go now
+}
+
+void WorkerPool::RunShared(size_t count, absl::FunctionRef<void(size_t)> body) {
+  if (count < 2 || workers_[kCpu].threads < 2) return kernels::RunSerially(count, body);
+  SharedLoop loop{count, body};
+  {
+    MutexLock lock(&mutex_);
+    loops_.push_back(&loop);
+  }
+  loop.Work();
+  MutexLock lock(&mutex_);
+  loops_.erase(std::find(loops_.begin(), loops_.end(), &loop));
+  const auto is_alone = [&loop] { return loop.helpers == 0; };
+  mutex_.Await(absl::Condition(&is_alone));
+}
+
+// --- tasks ---
 
 void WorkerPool::Do(size_t worker, Pending task) {
   if (task.task.compute && !task.computed) {
-    absl::Status status = task.task.compute(*workers_[worker].backend);
+    const auto run_shared = [this](size_t count, absl::FunctionRef<void(size_t)> body) {
+      RunShared(count, body);
+    };
+    absl::Status status = task.task.compute({*workers_[worker].backend, run_shared});
     if (workers_[worker].is_device) {
       HandleFault(worker, FaultOf(worker, status), status, task);
       if (!IsForAnother(status)) {
@@ -233,10 +289,10 @@ int WorkerPool::UsefulTasks() const {
     if (workers_[i].is_device && !states_[i].lost) computing += workers_[i].threads;
   }
   const int cpu = workers_[kCpu].threads;
-  // One in each computing thread's hands and one waiting for it; with devices, also those that CPU
-  // threads are finishing.
-  if (computing == 0) return 2 * cpu;
-  return 2 * computing + (cpu_beside_devices_ ? 2 * cpu : cpu);
+  // One in the hands of each CPU thread and one more, because threads without a task share those of
+  // others; for each thread of a device another one waiting.
+  if (computing == 0) return cpu + 1;
+  return 2 * computing + (cpu_beside_devices_ ? cpu + 1 : cpu);
 }
 
 uint64_t WorkerPool::ScratchBytes(const kernels::QuantParams& params, int64_t rows,

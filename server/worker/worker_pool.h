@@ -3,6 +3,7 @@
 #ifndef SINQ_SERVER_WORKER_WORKER_POOL_H_
 #define SINQ_SERVER_WORKER_WORKER_POOL_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "kernels/backend.h"
@@ -36,13 +38,20 @@ struct DeviceWorkerOptions {
   int threads = 1;  // so many tensors at once: copies and arithmetic overlap
 };
 
+// What a task computes with: some worker's backend, and a loop in which CPU threads that have no
+// task of their own take part. Any number of loops may run at once.
+struct Computing {
+  const kernels::Backend& backend;
+  kernels::ParallelFor parallel_for;
+};
+
 // One piece of work. `compute` is arithmetic on some worker's backend and returns the backend's
 // status; if a device fails in it, it is called again on another worker, so it must not change its
 // input. Empty for work that needs no backend. Then `finish` is called once on a CPU thread, with
 // the last status and the kind of worker that gave it ("cpu", "cuda"). Neither may wait for memory
 // or for another task, and neither may throw.
 struct WorkerTask {
-  std::function<absl::Status(const kernels::Backend&)> compute;
+  std::function<absl::Status(const Computing&)> compute;
   std::function<void(const absl::Status&, absl::string_view worker_kind)> finish;
 };
 
@@ -113,6 +122,21 @@ class WorkerPool {
     std::optional<absl::Status> computed;
     std::string computed_by;
   };
+  // A loop of one task, on the stack of its thread.
+  struct SharedLoop {
+    const size_t count;
+    const absl::FunctionRef<void(size_t)> body;
+    std::atomic<size_t> next = 0;
+    int helpers = 0;  // under the pool's mutex_
+
+    bool HasMore() const { return next.load(std::memory_order_relaxed) < count; }
+    void Work();
+  };
+  // What a thread does next: a task, or a part in a loop, or, without either, nothing any more.
+  struct Turn {
+    std::optional<Pending> task;
+    SharedLoop* loop = nullptr;
+  };
   // Figures at the last update, for shares of the time since.
   struct Sample {
     double quantize_seconds = 0, at_seconds = 0;
@@ -121,8 +145,12 @@ class WorkerPool {
   void AddWorker(std::unique_ptr<kernels::Backend> backend, std::string name, std::string kind,
                  int threads);
   void Loop(size_t worker) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Nothing when the thread has to end.
-  std::optional<Pending> Take(size_t worker) ABSL_LOCKS_EXCLUDED(mutex_);
+  Turn Take(size_t worker) ABSL_LOCKS_EXCLUDED(mutex_);
+  // A loop for a thread of the CPU to take part in, or null.
+  SharedLoop* FindLoop() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Help(SharedLoop& loop) ABSL_LOCKS_EXCLUDED(mutex_);
+  // As kernels::ParallelFor.
+  void RunShared(size_t count, absl::FunctionRef<void(size_t)> body) ABSL_LOCKS_EXCLUDED(mutex_);
   size_t FindTaskFor(size_t worker) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MayDo(size_t worker, const Pending& task) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool DeviceMayCompute(size_t device, const Pending& task) const
@@ -148,6 +176,7 @@ class WorkerPool {
   mutable Mutex mutex_;
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
   std::deque<Pending> queue_ ABSL_GUARDED_BY(mutex_);
+  std::vector<SharedLoop*> loops_ ABSL_GUARDED_BY(mutex_);
   int unfinished_ ABSL_GUARDED_BY(mutex_) = 0;  // tasks submitted whose finish has not returned
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

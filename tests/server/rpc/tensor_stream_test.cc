@@ -81,7 +81,7 @@ TEST_F(StreamedTensorTest, ChunksOfAnySizeGiveTheSameArrays) {
     }
     EXPECT_TRUE(tensor->complete());
     EXPECT_THAT(std::string(tensor->Append("x").message()), HasSubstr("byte 8192"));
-    ASSERT_TRUE(tensor->Quantize(*backend_, [] { return false; }).ok());
+    ASSERT_TRUE(tensor->Quantize({*backend_, kernels::RunSerially}, [] { return false; }).ok());
     std::string all;
     v1::QuantizeTensorsResponse response;
     int arrays = 0;
@@ -108,9 +108,9 @@ TEST_F(StreamedTensorTest, ADeviceThatFailedLeavesTheWeightsForTheNextWorker) {
     ASSERT_TRUE(tensor->Allocate(buffers_, [] { return false; }).ok());
     ASSERT_TRUE(tensor->Append(weights.data).ok());
     if (fails_first) {
-      EXPECT_TRUE(absl::IsUnavailable(tensor->Quantize(lost, [] { return false; })));
+      EXPECT_TRUE(absl::IsUnavailable(tensor->Quantize({lost, kernels::RunSerially}, [] { return false; })));
     }
-    ASSERT_TRUE(tensor->Quantize(*backend_, [] { return false; }).ok());
+    ASSERT_TRUE(tensor->Quantize({*backend_, kernels::RunSerially}, [] { return false; }).ok());
     v1::QuantizeTensorsResponse response;
     std::string& all = results.emplace_back();
     while (tensor->Next(&response)) {

@@ -1,7 +1,9 @@
 #include "server/worker/worker_pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -69,7 +71,8 @@ class WorkerPoolTest : public testing::Test {
         metrics_);
   }
   // A real tensor of 64 x 64 on whichever backend gets it.
-  static absl::Status QuantizeOn(const kernels::Backend& backend) {
+  static absl::Status QuantizeOn(const Computing& computing) {
+    const kernels::Backend& backend = computing.backend;
     const kernels::QuantParams params;
     const std::vector<std::byte> weights(64 * 64 * 2);
     const auto specs = kernels::NativePlanes(params, 64, 64);
@@ -83,7 +86,7 @@ class WorkerPoolTest : public testing::Test {
     AlignedBuffer scratch = *AlignedBuffer::Allocate(backend.ScratchBytes(params, 64, 64));
     kernels::TensorStats stats;
     return backend.Quantize({weights.data(), 64, 64, kernels::WeightDtype::kBf16, {}}, params,
-                            scratch.span(), planes, kernels::RunSerially, [] { return false; },
+                            scratch.span(), planes, computing.parallel_for, [] { return false; },
                             &stats);
   }
   void Submit(int tasks = 1) {
@@ -120,8 +123,54 @@ TEST_F(WorkerPoolTest, WithoutDevicesTheCpuComputes) {
   Start(2);
   Run(3);
   EXPECT_THAT(finished_.kinds(), ElementsAre("cpu", "cpu", "cpu"));
-  EXPECT_EQ(pool_->UsefulTasks(), 4);
+  EXPECT_EQ(pool_->UsefulTasks(), 3);
   EXPECT_EQ(pool_->host_memory(), nullptr);
+}
+
+TEST_F(WorkerPoolTest, IdleThreadsTakePartInALoop) {
+  Start(3);
+  std::set<std::thread::id> threads;
+  Mutex mutex;
+  const auto all_here = [&threads] { return threads.size() == 3; };
+  // Ends only if all threads come.
+  const auto body = [&](size_t) {
+    MutexLock lock(&mutex);
+    threads.insert(std::this_thread::get_id());
+    mutex.Await(absl::Condition(&all_here));
+  };
+  pool_->Submit({[&](const Computing& computing) {
+                   computing.parallel_for(3, body);
+                   return absl::OkStatus();
+                 },
+                 [this](const absl::Status& status, absl::string_view kind) {
+                   finished_.Add(status, kind);
+                 }});
+  finished_.Await(1);
+  EXPECT_EQ(threads.size(), 3u);
+}
+
+TEST_F(WorkerPoolTest, EveryBodyOfALoopRunsOnce) {
+  Start(3);
+  constexpr size_t kTasks = 20, kBodies = 1000;
+  std::vector<std::vector<std::atomic<int>>> runs(kTasks);
+  for (std::vector<std::atomic<int>>& of_task : runs) {
+    of_task = std::vector<std::atomic<int>>(kBodies);
+    pool_->Submit({[&of_task](const Computing& computing) {
+                     const auto body = [&of_task](size_t i) { ++of_task[i]; };
+                     for (const size_t count : {size_t{0}, size_t{1}, kBodies})
+                       computing.parallel_for(count, body);
+                     return absl::OkStatus();
+                   },
+                   [this](const absl::Status& status, absl::string_view kind) {
+                     finished_.Add(status, kind);
+                   }});
+  }
+  finished_.Await(kTasks);
+  for (const std::vector<std::atomic<int>>& of_task : runs) {
+    EXPECT_EQ(of_task[0], 2);
+    EXPECT_TRUE(std::all_of(of_task.begin() + 1, of_task.end(),
+                            [](const std::atomic<int>& times) { return times == 1; }));
+  }
 }
 
 TEST_F(WorkerPoolTest, BesideDevicesTheCpuOnlyFinishes) {
@@ -180,7 +229,7 @@ TEST_F(WorkerPoolTest, WhenTheLastDeviceIsLostTheCpuTakesOver) {
   EXPECT_EQ(Threads("cuda", "unhealthy"), 2);
   EXPECT_EQ(Threads("cuda", "idle"), 0);
   EXPECT_EQ(Threads("cpu", "unhealthy"), 0);
-  EXPECT_EQ(pool_->UsefulTasks(), 4);
+  EXPECT_EQ(pool_->UsefulTasks(), 3);
 }
 
 TEST_F(WorkerPoolTest, OutOfMemoryGoesElsewhereAndTheDeviceStays) {
@@ -241,7 +290,7 @@ TEST_F(WorkerPoolTest, AnErrorOfTheTensorIsNotRepeated) {
 
 TEST_F(WorkerPoolTest, AnErrorOfTheCpuIsTheTasks) {
   Start();
-  pool_->Submit({[](const kernels::Backend&) { return absl::ResourceExhaustedError("full"); },
+  pool_->Submit({[](const Computing&) { return absl::ResourceExhaustedError("full"); },
                  [this](const absl::Status& status, absl::string_view kind) {
                    finished_.Add(status, kind);
                  }});
