@@ -38,6 +38,19 @@ PassContext WithoutSlots(PassContext context) {
   return context;
 }
 
+// `from` has `rows` rows of `cols`. By blocks, of which source and target stay in the cache.
+void Transpose(const float* from, int64_t rows, int64_t cols, float* to) {
+  constexpr int64_t kSide = 16;  // floats of a cache line
+  for (int64_t col = 0; col < cols; col += kSide) {
+    const int64_t last_col = std::min(col + kSide, cols);
+    for (int64_t row = 0; row < rows; row += kSide) {
+      const int64_t last_row = std::min(row + kSide, rows);
+      for (int64_t j = col; j < last_col; ++j)
+        for (int64_t i = row; i < last_row; ++i) to[j * rows + i] = from[i * cols + j];
+    }
+  }
+}
+
 }  // namespace
 
 void TensorArrays::Take(Arena& arena, int64_t columns, int64_t groups, bool upstream) {
@@ -150,6 +163,7 @@ absl::Status QuantizeJob::FitTiles(const PassContext& context) {
         }
       });
   if (!balanced.ok()) return balanced.status();
+  if (!upstream()) FittedToStorageOrder();
   Collect(*balanced);
   return absl::OkStatus();
 }
@@ -175,11 +189,18 @@ void QuantizeJob::FitDefault(const ReadyTile& ready) {
     ops_.fit(ready.tile, u, MakeFitParams(), buffers.scale, buffers.zero);
   }
   const float undo = std::ldexp(1.0f, -ready.balance.exponent);
-  int64_t e = grid_.FirstGroup(ready.index);
-  for (int64_t i = 0; i < ready.tile.rows; ++i, e += grid_.GroupStride()) {
-    arrays_.scale[e] = buffers.scale[i] * undo;
-    if (!symmetric()) arrays_.zero[e] = buffers.zero[i];
-  }
+  const int64_t rows = ready.tile.rows;
+  float* const scale = FittedScales() + ready.index * rows;
+  for (int64_t i = 0; i < rows; ++i) scale[i] = buffers.scale[i] * undo;
+  if (!symmetric()) std::copy_n(buffers.zero, rows, FittedZeros() + ready.index * rows);
+}
+
+// From tile by tile to row by row. The groups of a tile lie far apart there: writing them one by one
+// would cost more than this.
+void QuantizeJob::FittedToStorageOrder() {
+  if (grid_.is_square()) return;  // stored tile by tile
+  Transpose(FittedScales(), grid_.tile_count(), grid_.tile_rows(), arrays_.scale);
+  if (!symmetric()) Transpose(FittedZeros(), grid_.tile_count(), grid_.tile_rows(), arrays_.zero);
 }
 
 void QuantizeJob::FitHqqDefault(const ReadyTile& ready, const float* u) {

@@ -61,6 +61,11 @@ class QuantizeJob {
   absl::Status SearchFactor(const PassContext& context);
   absl::Status FitTiles(const PassContext& context);
   float ColumnScale(const ReadyTile& ready, int k) const;
+  // Scales and zeros of profile default, tile by tile: their own arrays or, where groups are stored
+  // otherwise, two that are not in use yet.
+  float* FittedScales() const { return grid_.is_square() ? arrays_.scale : arrays_.sums.error; }
+  float* FittedZeros() const { return grid_.is_square() ? arrays_.zero : arrays_.sums.power; }
+  void FittedToStorageOrder();
   void FitDefault(const ReadyTile& ready);
   void FitUpstream(const ReadyTile& ready);
   // HQQ: scales, stored zeros and, for profile upstream, what the codes are made with.

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -52,11 +53,11 @@ TEST(Prefetcher, BytesArriveInOrderOnceAndByBlocks) {
   for (const uint64_t offset : {uint64_t{0}, uint64_t{8}, uint64_t{4095}}) {
     std::vector<std::byte> memory(kRangeBytes);
     std::vector<uint64_t> begins;  // read after the last byte is there
-    const auto fetch =
-        prefetcher.Begin(offset, absl::MakeSpan(memory), [&](uint64_t at, absl::Span<std::byte> out) {
-          begins.push_back(at);
-          return Fill(at, out);
-        });
+    const auto note = [&](uint64_t at, absl::Span<std::byte> out) {
+      begins.push_back(at);
+      return Fill(at, out);
+    };
+    const auto fetch = prefetcher.Begin(offset, absl::MakeSpan(memory), note);
     uint64_t there = 0;
     while (there < kRangeBytes) {
       const absl::StatusOr<uint64_t> ready = fetch->AwaitBeyond(there);
