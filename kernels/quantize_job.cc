@@ -195,8 +195,8 @@ void QuantizeJob::FitDefault(const ReadyTile& ready) {
   if (!symmetric()) std::copy_n(buffers.zero, rows, FittedZeros() + ready.index * rows);
 }
 
-// From tile by tile to row by row. The groups of a tile lie far apart there: writing them one by one
-// would cost more than this.
+// From tile by tile to row by row. The groups of a tile lie far apart there: writing them one by
+// one would cost more than this.
 void QuantizeJob::FittedToStorageOrder() {
   if (grid_.is_square()) return;  // stored tile by tile
   Transpose(FittedScales(), grid_.tile_count(), grid_.tile_rows(), arrays_.scale);

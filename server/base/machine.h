@@ -10,8 +10,9 @@ namespace sinq {
 int UsableCpus();
 // The smaller of the physical memory and the limit of the control group (cgroup v2 memory.max).
 uint64_t UsableMemoryBytes();
-// For threads that do nothing but compute: on a busy machine the calling thread waits for those that
-// read, digest and answer, which need little and keep it supplied. As far as the system lets it.
+// For threads that do nothing but compute: on a busy machine the calling thread waits for those
+// that read, digest and answer, which need little and keep it supplied. As far as the system lets
+// it.
 void LetOthersGoFirst();
 
 }  // namespace sinq

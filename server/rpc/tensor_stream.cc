@@ -142,8 +142,8 @@ absl::Status StreamedTensor::Quantize(const Computing& computing,
     rest.remove_prefix(AlignedBytes(output.size_bytes));
   }
   const absl::Status status =
-      computing.backend.Quantize(in, layer_.params, rest, planes_, computing.parallel_for, cancelled,
-                                 &stats_);
+      computing.backend.Quantize(in, layer_.params, rest, planes_, computing.parallel_for,
+                                 cancelled, &stats_);
   if (!absl::IsInvalidArgument(status)) return Annotate(status, name());
   return MakeError(status.code(), Reason::kNonFiniteWeight,
                    absl::StrCat(name(), ": ", status.message(), "."), {{"tensor", name()}});
