@@ -108,7 +108,8 @@ TEST_F(StreamedTensorTest, ADeviceThatFailedLeavesTheWeightsForTheNextWorker) {
     ASSERT_TRUE(tensor->Allocate(buffers_, [] { return false; }).ok());
     ASSERT_TRUE(tensor->Append(weights.data).ok());
     if (fails_first) {
-      EXPECT_TRUE(absl::IsUnavailable(tensor->Quantize({lost, kernels::RunSerially}, [] { return false; })));
+      const Computing on_lost{lost, kernels::RunSerially};
+      EXPECT_TRUE(absl::IsUnavailable(tensor->Quantize(on_lost, [] { return false; })));
     }
     ASSERT_TRUE(tensor->Quantize({*backend_, kernels::RunSerially}, [] { return false; }).ok());
     v1::QuantizeTensorsResponse response;
