@@ -53,13 +53,14 @@ std::unique_ptr<DirectReader> DirectReader::Open(int fd) {
 }
 
 size_t DirectReader::Read(uint64_t offset, absl::Span<std::byte> out) const {
-  if (out.empty() || IsMostlyCached(fd_.get(), offset, out.size())) return 0;
+  if (!works() || out.empty() || IsMostlyCached(fd_.get(), offset, out.size())) return 0;
   size_t done = 0;
   while (done < out.size()) {
     const size_t want = std::min(out.size() - done, kMaxTransferBytes);
     const ssize_t got =
         ::pread(fd_.get(), out.data() + done, want, static_cast<off_t>(offset + done));
     if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EINVAL) refused_ = true;
     if (got <= 0) break;
     done += static_cast<size_t>(got);
     if (BytesIntoBlock(static_cast<uint64_t>(got)) != 0) break;  // the end of the file

@@ -3,6 +3,7 @@
 #ifndef SINQ_SERVER_BASE_DIRECT_READER_H_
 #define SINQ_SERVER_BASE_DIRECT_READER_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,11 +28,14 @@ class DirectReader {
   // rest in the ordinary way will meet. `offset`, the address and the size of `out` are multiples
   // of kDirectBlockBytes.
   size_t Read(uint64_t offset, absl::Span<std::byte> out) const;
+  // False once the file system has refused such a read: it may want larger blocks.
+  bool works() const { return !refused_.load(std::memory_order_relaxed); }
 
  private:
   explicit DirectReader(UniqueFd fd) : fd_(std::move(fd)) {}
 
   const UniqueFd fd_;
+  mutable std::atomic<bool> refused_ = false;
 };
 
 }  // namespace sinq

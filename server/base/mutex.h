@@ -44,12 +44,15 @@ class ABSL_LOCKABLE Mutex {
     mutex_.unlock();
   }
   void AssertHeld() const ABSL_ASSERT_EXCLUSIVE_LOCK() {}
+  // Both waits give the lock away, so they too tell of what was changed under it.
   void Await(const absl::Condition& condition) {
+    changed_.notify_all();
     std::unique_lock<std::mutex> lock(mutex_, std::adopt_lock);
     changed_.wait(lock, [&condition] { return condition.Eval(); });
     lock.release();
   }
   bool AwaitWithTimeout(const absl::Condition& condition, absl::Duration timeout) {
+    changed_.notify_all();
     std::unique_lock<std::mutex> lock(mutex_, std::adopt_lock);
     const auto deadline = absl::ToChronoTime(absl::Now() + timeout);
     const bool met = changed_.wait_until(lock, deadline, [&] { return condition.Eval(); });

@@ -88,8 +88,8 @@ absl::Status PosixFile::ReadOnceAt(uint64_t offset, absl::Span<std::byte> out) c
 }
 
 void PosixFile::WillRead(uint64_t offset, uint64_t size_bytes) const {
-  // What is not cached will not pass through the cache.
-  if (!FitsOffT(offset, size_bytes) || Direct() != nullptr) return;
+  if (!FitsOffT(offset, size_bytes)) return;
+  if (Direct() != nullptr && Direct()->works()) return;  // it will not pass through the cache
   posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
                 POSIX_FADV_WILLNEED);
 }

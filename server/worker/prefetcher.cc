@@ -8,8 +8,9 @@
 namespace sinq {
 namespace {
 
-// Each read may wait for the disk, and then for a core.
-constexpr size_t kReadBytes = 1 << 20;
+// Each read may wait for the disk, and then for a core; a disk that turns must also find its way
+// from one range to the next.
+constexpr size_t kReadBytes = 4 << 20;
 
 }  // namespace
 

@@ -13,7 +13,7 @@
 namespace sinq {
 namespace {
 
-constexpr size_t kRangeBytes = (5 << 20) + 77;
+constexpr size_t kRangeBytes = (9 << 20) + 77;  // three reads
 
 std::byte ValueAt(uint64_t at) { return static_cast<std::byte>(at * 7 + (at >> 20)); }
 
@@ -77,7 +77,7 @@ TEST(Prefetcher, RangesTakeTurns) {
   Prefetcher prefetcher;
   Gate gate;
   std::string order;
-  std::vector<std::byte> memory_a(3 << 20), memory_b(3 << 20);
+  std::vector<std::byte> memory_a(kRangeBytes), memory_b(kRangeBytes);
   const auto reader = [&](char name) {
     return [&order, &gate, name](uint64_t, absl::Span<std::byte>) {
       gate.Pass();
@@ -88,8 +88,8 @@ TEST(Prefetcher, RangesTakeTurns) {
   const auto a = prefetcher.Begin(0, absl::MakeSpan(memory_a), reader('a'));
   const auto b = prefetcher.Begin(0, absl::MakeSpan(memory_b), reader('b'));
   gate.Open(6);
-  ASSERT_TRUE(a->AwaitBeyond((3 << 20) - 1).ok());
-  ASSERT_TRUE(b->AwaitBeyond((3 << 20) - 1).ok());
+  ASSERT_TRUE(a->AwaitBeyond(kRangeBytes - 1).ok());
+  ASSERT_TRUE(b->AwaitBeyond(kRangeBytes - 1).ok());
   EXPECT_EQ(order, "ababab");
 }
 
@@ -98,7 +98,7 @@ TEST(Prefetcher, WhatIsThereIsGivenBeforeTheError) {
   std::vector<std::byte> memory(kRangeBytes);
   const auto fetch =
       prefetcher.Begin(0, absl::MakeSpan(memory), [](uint64_t at, absl::Span<std::byte> out) {
-        return at < (2 << 20) ? Fill(at, out) : absl::DataLossError("bad sector");
+        return at < (4 << 20) ? Fill(at, out) : absl::DataLossError("bad sector");
       });
   uint64_t there = 0;
   absl::StatusOr<uint64_t> ready = uint64_t{0};
@@ -106,7 +106,7 @@ TEST(Prefetcher, WhatIsThereIsGivenBeforeTheError) {
     there = *ready;
     ready = fetch->AwaitBeyond(there);
   }
-  EXPECT_EQ(there, uint64_t{2} << 20);
+  EXPECT_EQ(there, uint64_t{4} << 20);
   EXPECT_EQ(ready.status(), absl::DataLossError("bad sector"));
   EXPECT_FALSE(fetch->AwaitBeyond(there).ok());  // and it stays so
   // Another range is not concerned.
