@@ -50,6 +50,7 @@ Prefetcher::Fetch* Prefetcher::TakeNext(uint64_t* at) {
   if (stopping_) return nullptr;
   Fetch* const fetch = waiting_.front();
   waiting_.pop_front();
+  fetch->owner_.mutex_.AssertHeld();  // this one's, which clang cannot know
   fetch->busy_ = true;
   *at = fetch->ready_bytes_;
   return fetch;
@@ -57,6 +58,7 @@ Prefetcher::Fetch* Prefetcher::TakeNext(uint64_t* at) {
 
 void Prefetcher::PutBack(Fetch& fetch, uint64_t read_bytes, absl::Status status) {
   MutexLock lock(&mutex_);
+  fetch.owner_.mutex_.AssertHeld();
   fetch.status_ = std::move(status);
   if (fetch.status_.ok()) fetch.ready_bytes_ += read_bytes;
   const bool has_more = fetch.status_.ok() && fetch.ready_bytes_ < fetch.out_.size();
