@@ -215,6 +215,24 @@ class ReadOnceTest(unittest.TestCase):
     def test_nor_where_a_layer_waits_for_its_scales_and_the_next_finds_no_room_beside_it(self):
         self.check_that_it_is_read_once(budget="104MiB")
 
+    def test_a_source_from_the_disk_gives_the_bytes_of_one_from_the_cache(self):
+        with workspace() as home:
+            source = home / "model"
+            total = harness.make_model(source, hidden=1024, inter=2816, layers=2)
+            server = Server(home, "--workers", "2").start()
+            self.addCleanup(server.stop)
+            digests = []
+            for name in ("cached", "evicted"):
+                if name == "evicted":
+                    harness.evict(source)
+                before = server.io()["read_bytes"]
+                self.assertEqual(server.submit(source, home / name, "--wait").code, 0)
+                # Of the device; 0 where the cache cannot be emptied (a RAM disk). Blocks are shared by neighbours.
+                self.assertLess(server.io()["read_bytes"] - before, total + total // 20 + (4 << 20))
+                digests.append(harness.digests(home / name))
+            self.assertEqual(*digests)
+            server.stop()
+
     def check_that_it_is_read_once(self, *flags, budget="1GiB"):
         with workspace() as home:
             source = home / "model"
