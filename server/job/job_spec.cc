@@ -138,7 +138,8 @@ void CheckChosenBits(const JobSpec& spec, Violations* out) {
   if (SelectableBits(spec.format, spec.symmetric).empty()) {
     out->Add("bits", absl::StrCat("cannot be chosen for format ", Quote(spec.format),
                                   spec.symmetric ? "" : " without symmetric",
-                                  ", whose readers open one width only; give bits"));
+                                  ", whose readers open one width only or whose size does not "
+                                  "depend on it; give bits"));
   }
   if (HasCodebook(spec.method)) {
     out->Add("bits", absl::StrCat("cannot be chosen for method ", spec.method,
