@@ -319,9 +319,7 @@ void QuantizeJob::ToRowOrder() {
        {arrays_.scale, arrays_.zero, arrays_.exact_scale, arrays_.exact_zero, arrays_.row_factor}) {
     if (array == nullptr) continue;
     for (float* block = array; block < array + grid_.group_count(); block += side * tiles) {
-      for (int64_t j = 0; j < tiles; ++j) {
-        for (int64_t i = 0; i < side; ++i) arrays_.sums.error[i * tiles + j] = block[j * side + i];
-      }
+      Transpose(block, tiles, side, arrays_.sums.error);
       std::copy_n(arrays_.sums.error, side * tiles, block);
     }
   }

@@ -12,11 +12,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/direct_blocks.h"
+#include "server/base/posix_read.h"
 
 namespace sinq {
 namespace {
-
-constexpr size_t kMaxTransferBytes = size_t{1} << 30;  // as ReadAt
 
 // What mincore(2) asks for before it tells the truth; to others every page seems to be there.
 bool MayAskForResidency(int fd) {
@@ -54,18 +53,11 @@ std::unique_ptr<DirectReader> DirectReader::Open(int fd) {
 
 size_t DirectReader::Read(uint64_t offset, absl::Span<std::byte> out) const {
   if (!works() || out.empty() || IsMostlyCached(fd_.get(), offset, out.size())) return 0;
-  size_t done = 0;
-  while (done < out.size()) {
-    const size_t want = std::min(out.size() - done, kMaxTransferBytes);
-    const ssize_t got =
-        ::pread(fd_.get(), out.data() + done, want, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && errno == EINVAL) refused_ = true;
-    if (got <= 0) break;
-    done += static_cast<size_t>(got);
-    if (BytesIntoBlock(static_cast<uint64_t>(got)) != 0) break;  // the end of the file
-  }
-  return done;
+  const ReadOutcome read = ReadFrom(fd_.get(), offset, out);
+  // Behind the end of a file, within a block, no direct read is valid: that is no refusal.
+  const bool ended = BytesIntoBlock(read.bytes) != 0;
+  if (read.error_number == EINVAL && !ended) refused_ = true;
+  return read.bytes;
 }
 
 }  // namespace sinq

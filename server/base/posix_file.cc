@@ -11,12 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/direct_blocks.h"
 #include "server/base/error.h"
+#include "server/base/posix_read.h"
 
 namespace sinq {
 namespace {
-
-// The kernel moves at most about 2 GiB per call anyway.
-constexpr size_t kMaxTransferBytes = size_t{1} << 30;
 
 bool FitsOffT(uint64_t offset, uint64_t size_bytes) {
   constexpr uint64_t kMax = static_cast<uint64_t>(std::numeric_limits<off_t>::max());
@@ -46,23 +44,15 @@ absl::StatusOr<uint64_t> PosixFile::Size() const {
 
 absl::Status PosixFile::ReadAt(uint64_t offset, absl::Span<std::byte> out) const {
   if (!FitsOffT(offset, out.size())) return Fail(EOVERFLOW, "read");
-  size_t done = 0;
-  while (done < out.size()) {
-    const size_t want = std::min(out.size() - done, kMaxTransferBytes);
-    const ssize_t got =
-        ::pread(fd_.get(), out.data() + done, want, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Fail(errno, "read");
-    if (got == 0) {
-      return MakeError(
-          absl::StatusCode::kOutOfRange, Reason::kIoError,
-          absl::StrCat("\"", label_, "\" ends at byte ", offset + done, ": ", out.size() - done,
-                       " of the ", out.size(), " bytes wanted from byte ", offset, " are missing."),
-          {{"byte_offset", absl::StrCat(offset + done)}});
-    }
-    done += static_cast<size_t>(got);
-  }
-  return absl::OkStatus();
+  const ReadOutcome read = ReadFrom(fd_.get(), offset, out);
+  if (read.error_number != 0) return Fail(read.error_number, "read");
+  if (read.bytes == out.size()) return absl::OkStatus();
+  const uint64_t end = offset + read.bytes;
+  return MakeError(
+      absl::StatusCode::kOutOfRange, Reason::kIoError,
+      absl::StrCat("\"", label_, "\" ends at byte ", end, ": ", out.size() - read.bytes, " of the ",
+                   out.size(), " bytes wanted from byte ", offset, " are missing."),
+      {{"byte_offset", absl::StrCat(end)}});
 }
 
 const DirectReader* PosixFile::Direct() const {

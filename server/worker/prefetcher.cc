@@ -1,9 +1,8 @@
 #include "server/worker/prefetcher.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
-
-#include "server/base/direct_blocks.h"
 
 namespace sinq {
 namespace {
@@ -24,20 +23,26 @@ Prefetcher::~Prefetcher() {
   thread_.join();
 }
 
-std::unique_ptr<Prefetcher::Fetch> Prefetcher::Begin(uint64_t offset, absl::Span<std::byte> out,
-                                                     ReadPiece read) {
-  std::unique_ptr<Fetch> fetch(new Fetch(*this, offset, out, std::move(read)));
+std::unique_ptr<Prefetcher::Fetch> Prefetcher::Begin(uint64_t offset, uint64_t size_bytes,
+                                                     std::byte* memory, ReadPiece read) {
+  std::unique_ptr<Fetch> fetch(new Fetch(*this, offset, size_bytes, memory, std::move(read)));
   MutexLock lock(&mutex_);
-  if (!out.empty()) waiting_.push_back(fetch.get());
+  if (size_bytes > 0) waiting_.push_back(fetch.get());
   return fetch;
 }
 
 void Prefetcher::Loop() {
   uint64_t at = 0;
-  while (Fetch* const fetch = TakeNext(&at)) {
-    const size_t size = BytesOfPiece(fetch->offset_ + at, fetch->out_.size() - at, kReadBytes);
-    PutBack(*fetch, size, fetch->read_(at, fetch->out_.subspan(static_cast<size_t>(at), size)));
-  }
+  while (Fetch* const fetch = TakeNext(&at)) PutBack(*fetch, fetch->ReadNext(at));
+}
+
+absl::StatusOr<uint64_t> Prefetcher::Fetch::ReadNext(uint64_t at) const {
+  const size_t size = BytesOfPiece(offset_ + at, size_bytes_ - at, kReadBytes);
+  std::byte* const place = memory_ + at;
+  std::byte* const piece = place + BytesIntoBlock(offset_);
+  if (absl::Status status = read_(at, absl::MakeSpan(piece, size)); !status.ok()) return status;
+  if (piece != place) std::memmove(place, piece, size);
+  return size;
 }
 
 Prefetcher::Fetch* Prefetcher::TakeNext(uint64_t* at) {
@@ -56,12 +61,12 @@ Prefetcher::Fetch* Prefetcher::TakeNext(uint64_t* at) {
   return fetch;
 }
 
-void Prefetcher::PutBack(Fetch& fetch, uint64_t read_bytes, absl::Status status) {
+void Prefetcher::PutBack(Fetch& fetch, const absl::StatusOr<uint64_t>& read_bytes) {
   MutexLock lock(&mutex_);
   fetch.owner_.mutex_.AssertHeld();
-  fetch.status_ = std::move(status);
-  if (fetch.status_.ok()) fetch.ready_bytes_ += read_bytes;
-  const bool has_more = fetch.status_.ok() && fetch.ready_bytes_ < fetch.out_.size();
+  fetch.status_ = read_bytes.status();
+  if (read_bytes.ok()) fetch.ready_bytes_ += *read_bytes;
+  const bool has_more = read_bytes.ok() && fetch.ready_bytes_ < fetch.size_bytes_;
   if (has_more && !fetch.given_up_) waiting_.push_back(&fetch);
   fetch.busy_ = false;  // it may go now
 }

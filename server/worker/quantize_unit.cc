@@ -54,30 +54,23 @@ UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& 
   read.memory.kept_bytes = kept_bytes;
   if (IsCopy(phase, tensor)) return read;
   read.bytes_left = source.size_bytes;
-  // As far into a block of memory as it lies in one of the file: so it need not pass through the
-  // page cache.
-  const absl::Span<std::byte> out = read.memory.buffer.buffer.span().subspan(
-      BytesIntoBlock(source.offset), static_cast<size_t>(source.size_bytes));
   read.fetch = context.prefetcher.Begin(
-      source.offset, out, [&context, &tensor](uint64_t at, absl::Span<std::byte> piece) {
+      source.offset, source.size_bytes, read.memory.buffer.buffer.data(),
+      [&context, &tensor](uint64_t at, absl::Span<std::byte> piece) {
         return ReadTensor(context, tensor, at, piece);
       });
   return read;
 }
 
-// The next bytes of the unit, moved to their place. Nothing if none are left.
+// The next bytes of the unit. Nothing if none are left.
 absl::StatusOr<absl::Span<const std::byte>> ReadPiece(UnitRead& read) {
   if (read.bytes_left == 0) return absl::Span<const std::byte>();
-  const SourceTensor& source = read.tensor->source;
-  const uint64_t at = source.size_bytes - read.bytes_left;
+  const uint64_t at = read.tensor->source.size_bytes - read.bytes_left;
   const absl::StatusOr<uint64_t> ready_bytes = read.fetch->AwaitBeyond(at);
   if (!ready_bytes.ok()) return WithTensor(ready_bytes.status(), *read.tensor);
   const size_t size = static_cast<size_t>(std::min(*ready_bytes - at, kPieceBytes));
-  std::byte* const to = read.memory.buffer.buffer.data() + at;
-  const std::byte* const from = to + BytesIntoBlock(source.offset);
-  if (to != from) std::memmove(to, from, size);
   read.bytes_left -= size;
-  return absl::Span<const std::byte>(to, size);
+  return absl::Span<const std::byte>(read.memory.buffer.buffer.data() + at, size);
 }
 
 kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory) {
@@ -249,7 +242,8 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
 }
 
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
-  const uint64_t read_bytes = BytesIntoBlock(tensor.source.offset) + tensor.source.size_bytes;
+  const uint64_t read_bytes =
+      Prefetcher::MemoryBytes(tensor.source.offset, tensor.source.size_bytes);
   if (IsCopy(phase, tensor)) return std::clamp<uint64_t>(read_bytes, 1, kCopyBytes);
   uint64_t bytes = AlignedBytes(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
   if (phase == Phase::kMeasure) {

@@ -54,7 +54,7 @@ struct UnitRead {
   Phase phase = Phase::kQuantize;
   const PlannedTensor* tensor = nullptr;
   UnitMemory memory;
-  uint64_t bytes_left = 0;  // of the weights: not read and digested yet
+  uint64_t bytes_left = 0;  // of the weights: not digested yet
   bool was_kept = false;    // its weights were there already
   Sha256 digest;            // of the bytes that are there
   std::unique_ptr<Prefetcher::Fetch> fetch;  // goes before its memory

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -13,9 +12,9 @@
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
 #include "server/base/aligned_buffer.h"
-#include "server/base/direct_blocks.h"
 #include "server/base/mutex.h"
 #include "server/worker/buffer_pool.h"
+#include "server/worker/prefetcher.h"
 #include "server/worker/quantize_unit.h"
 #include "server/worker/weight_dtype.h"
 
@@ -23,8 +22,6 @@ namespace sinq {
 namespace {
 
 using nlohmann::json;
-
-constexpr uint64_t kReadBytes = 4 << 20;  // between two looks at `cancelled`
 
 // One survey; on the stack of SurveyWidths. The thread that runs it reads; the pool's workers do
 // the rest.
@@ -66,7 +63,7 @@ class Survey {
     const SourceTensor& source = tensor.source;
     const uint64_t size_bytes =
         std::max(AlignedBytes(source.size_bytes) + ScratchBytes(tensor),
-                 BytesIntoBlock(source.offset) + source.size_bytes);
+                 Prefetcher::MemoryBytes(source.offset, source.size_bytes));
     absl::StatusOr<PooledBuffer> buffer = pool_.Acquire(size_bytes, [this] { return Stopped(); });
     if (!buffer.ok()) return WithTensor(buffer.status(), tensor);
     auto item = std::make_shared<Item>(Item{tensor, *std::move(buffer), {}, {}});
@@ -95,19 +92,18 @@ class Survey {
     return bytes;
   }
 
-  absl::Status Read(Item& item) const {
+  absl::Status Read(Item& item) {
     const SourceTensor& source = item.tensor.source;
-    std::byte* const out = item.buffer.buffer.data();
-    for (uint64_t at = 0; at < source.size_bytes;) {
+    const auto fetch = prefetcher_.Begin(
+        source.offset, source.size_bytes, item.buffer.buffer.data(),
+        [this, &source](uint64_t at, absl::Span<std::byte> piece) {
+          return context_.source.Read(source.file_index, source.offset + at, piece);
+        });
+    for (uint64_t there = 0; there < source.size_bytes;) {
       if (Stopped()) return absl::CancelledError("stopped while reading");
-      const uint64_t offset = source.offset + at;
-      const size_t size = BytesOfPiece(offset, source.size_bytes - at, kReadBytes);
-      std::byte* const piece = out + at + BytesIntoBlock(source.offset);
-      absl::Status status =
-          context_.source.Read(source.file_index, offset, absl::MakeSpan(piece, size));
-      if (!status.ok()) return status;
-      if (piece != out + at) std::memmove(out + at, piece, size);
-      at += size;
+      const absl::StatusOr<uint64_t> ready_bytes = fetch->AwaitBeyond(there);
+      if (!ready_bytes.ok()) return ready_bytes.status();
+      there = *ready_bytes;
     }
     absl::StatusOr<std::vector<float>> block_scales =
         ReadBlockScales(context_.plan, context_.source, item.tensor);
@@ -164,6 +160,7 @@ class Survey {
   const OnSurveyed on_surveyed_;
   const absl::FunctionRef<bool()> cancelled_;
   BufferPool pool_;
+  Prefetcher prefetcher_;
   std::atomic<bool> failed_ = false;
   Mutex report_mutex_;  // held while on_surveyed_ runs
   Mutex mutex_;

@@ -51,13 +51,13 @@ class Gate {
 TEST(Prefetcher, BytesArriveInOrderOnceAndByBlocks) {
   Prefetcher prefetcher;
   for (const uint64_t offset : {uint64_t{0}, uint64_t{8}, uint64_t{4095}}) {
-    std::vector<std::byte> memory(kRangeBytes);
+    std::vector<std::byte> memory(Prefetcher::MemoryBytes(offset, kRangeBytes));
     std::vector<uint64_t> begins;  // read after the last byte is there
     const auto note = [&](uint64_t at, absl::Span<std::byte> out) {
       begins.push_back(at);
       return Fill(at, out);
     };
-    const auto fetch = prefetcher.Begin(offset, absl::MakeSpan(memory), note);
+    const auto fetch = prefetcher.Begin(offset, kRangeBytes, memory.data(), note);
     uint64_t there = 0;
     while (there < kRangeBytes) {
       const absl::StatusOr<uint64_t> ready = fetch->AwaitBeyond(there);
@@ -85,8 +85,8 @@ TEST(Prefetcher, RangesTakeTurns) {
       return absl::OkStatus();
     };
   };
-  const auto a = prefetcher.Begin(0, absl::MakeSpan(memory_a), reader('a'));
-  const auto b = prefetcher.Begin(0, absl::MakeSpan(memory_b), reader('b'));
+  const auto a = prefetcher.Begin(0, kRangeBytes, memory_a.data(), reader('a'));
+  const auto b = prefetcher.Begin(0, kRangeBytes, memory_b.data(), reader('b'));
   gate.Open(6);
   ASSERT_TRUE(a->AwaitBeyond(kRangeBytes - 1).ok());
   ASSERT_TRUE(b->AwaitBeyond(kRangeBytes - 1).ok());
@@ -96,10 +96,10 @@ TEST(Prefetcher, RangesTakeTurns) {
 TEST(Prefetcher, WhatIsThereIsGivenBeforeTheError) {
   Prefetcher prefetcher;
   std::vector<std::byte> memory(kRangeBytes);
-  const auto fetch =
-      prefetcher.Begin(0, absl::MakeSpan(memory), [](uint64_t at, absl::Span<std::byte> out) {
-        return at < (4 << 20) ? Fill(at, out) : absl::DataLossError("bad sector");
-      });
+  const auto fail = [](uint64_t at, absl::Span<std::byte> out) {
+    return at < (4 << 20) ? Fill(at, out) : absl::DataLossError("bad sector");
+  };
+  const auto fetch = prefetcher.Begin(0, kRangeBytes, memory.data(), fail);
   uint64_t there = 0;
   absl::StatusOr<uint64_t> ready = uint64_t{0};
   while (ready.ok()) {
@@ -110,7 +110,7 @@ TEST(Prefetcher, WhatIsThereIsGivenBeforeTheError) {
   EXPECT_EQ(ready.status(), absl::DataLossError("bad sector"));
   EXPECT_FALSE(fetch->AwaitBeyond(there).ok());  // and it stays so
   // Another range is not concerned.
-  const auto other = prefetcher.Begin(0, absl::MakeSpan(memory), Fill);
+  const auto other = prefetcher.Begin(0, kRangeBytes, memory.data(), Fill);
   EXPECT_TRUE(other->AwaitBeyond(kRangeBytes - 1).ok());
 }
 
@@ -119,7 +119,7 @@ TEST(Prefetcher, NobodyWritesToWhatWasGivenUp) {
   Gate gate;
   std::atomic<int> reads = 0;
   auto memory = std::make_unique<std::vector<std::byte>>(kRangeBytes);
-  auto fetch = prefetcher.Begin(0, absl::MakeSpan(*memory),
+  auto fetch = prefetcher.Begin(0, kRangeBytes, memory->data(),
                                 [&](uint64_t at, absl::Span<std::byte> out) {
                                   gate.Pass();
                                   ++reads;
@@ -133,15 +133,15 @@ TEST(Prefetcher, NobodyWritesToWhatWasGivenUp) {
   opens.join();
   gate.Open(100);
   std::vector<std::byte> another(100);
-  EXPECT_TRUE(prefetcher.Begin(0, absl::MakeSpan(another), Fill)->AwaitBeyond(99).ok());
+  EXPECT_TRUE(prefetcher.Begin(0, 100, another.data(), Fill)->AwaitBeyond(99).ok());
   EXPECT_LE(reads, 1);
 }
 
 TEST(Prefetcher, GoesWithFetchesNeverAskedFor) {
   std::vector<std::byte> memory(kRangeBytes);
   Prefetcher prefetcher;
-  const auto empty = prefetcher.Begin(0, {}, Fill);
-  const auto fetch = prefetcher.Begin(0, absl::MakeSpan(memory), Fill);
+  const auto empty = prefetcher.Begin(0, 0, nullptr, Fill);
+  const auto fetch = prefetcher.Begin(0, kRangeBytes, memory.data(), Fill);
 }
 
 }  // namespace
