@@ -7,12 +7,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/direct_blocks.h"
-#include "server/base/posix_read.h"
+#include "server/base/posix_io.h"
 
 namespace sinq {
 namespace {
@@ -44,16 +42,14 @@ bool IsMostlyCached(int fd, uint64_t offset, size_t size_bytes) {
 
 std::unique_ptr<DirectReader> DirectReader::Open(int fd) {
   if (!MayAskForResidency(fd)) return nullptr;
-  // The same file, whatever its name leads to by now. EINVAL where there is no O_DIRECT.
-  const std::string self = absl::StrCat("/proc/self/fd/", fd);
-  UniqueFd direct(::open(self.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  UniqueFd direct = OpenPastCache(fd);
   if (direct.get() < 0) return nullptr;
   return std::unique_ptr<DirectReader>(new DirectReader(std::move(direct)));
 }
 
 size_t DirectReader::Read(uint64_t offset, absl::Span<std::byte> out) const {
   if (!works() || out.empty() || IsMostlyCached(fd_.get(), offset, out.size())) return 0;
-  const ReadOutcome read = ReadFrom(fd_.get(), offset, out);
+  const TransferOutcome read = ReadFrom(fd_.get(), offset, out);
   // Behind the end of a file, within a block, no direct read is valid: that is no refusal.
   const bool ended = BytesIntoBlock(read.bytes) != 0;
   if (read.error_number == EINVAL && !ended) refused_ = true;

@@ -32,6 +32,9 @@ class File {
   // A hint that ReadOnceAt comes to this range soon; may start fetching it, never waits for it.
   virtual void WillRead(uint64_t offset, uint64_t size_bytes) const = 0;
   virtual absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) = 0;
+  // The same for large ranges that this process does not come back to soon: past the page cache as
+  // ReadOnceAt, under the same conditions.
+  virtual absl::Status WriteOnceAt(uint64_t offset, absl::Span<const std::byte> data) = 0;
   // A hint that this range, written already, is synced soon; may start writing it to the disk.
   virtual void WillSync(uint64_t offset, uint64_t size_bytes) = 0;
   // Reserves and sets the length, so that a full disk is found before any work.

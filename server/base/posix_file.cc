@@ -4,14 +4,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/direct_blocks.h"
 #include "server/base/error.h"
-#include "server/base/posix_read.h"
+#include "server/base/posix_io.h"
 
 namespace sinq {
 namespace {
@@ -44,7 +43,7 @@ absl::StatusOr<uint64_t> PosixFile::Size() const {
 
 absl::Status PosixFile::ReadAt(uint64_t offset, absl::Span<std::byte> out) const {
   if (!FitsOffT(offset, out.size())) return Fail(EOVERFLOW, "read");
-  const ReadOutcome read = ReadFrom(fd_.get(), offset, out);
+  const TransferOutcome read = ReadFrom(fd_.get(), offset, out);
   if (read.error_number != 0) return Fail(read.error_number, "read");
   if (read.bytes == out.size()) return absl::OkStatus();
   const uint64_t end = offset + read.bytes;
@@ -55,48 +54,56 @@ absl::Status PosixFile::ReadAt(uint64_t offset, absl::Span<std::byte> out) const
       {{"byte_offset", absl::StrCat(end)}});
 }
 
-const DirectReader* PosixFile::Direct() const {
-  std::call_once(direct_once_, [this] { direct_ = DirectReader::Open(fd_.get()); });
-  return direct_.get();
+const DirectReader* PosixFile::DirectIn() const {
+  std::call_once(direct_in_once_, [this] { direct_in_ = DirectReader::Open(fd_.get()); });
+  return direct_in_.get();
 }
 
 // [what comes before the first whole block | whole blocks | what comes after the last]. The ends
 // are read through the cache, where the neighbours find the rest of those blocks.
 absl::Status PosixFile::ReadOnceAt(uint64_t offset, absl::Span<std::byte> out) const {
-  const size_t head = BytesToNextBlock(offset);
-  const bool is_congruent = BytesToNextBlock(reinterpret_cast<uintptr_t>(out.data())) == head;
-  if (!is_congruent || out.size() < head + kDirectBlockBytes || !FitsOffT(offset, out.size()) ||
-      Direct() == nullptr) {
+  const WholeBlocks blocks(offset, out.data(), out.size());
+  if (blocks.size_bytes == 0 || !FitsOffT(offset, out.size()) || DirectIn() == nullptr)
     return ReadAt(offset, out);
-  }
-  const size_t whole = out.size() - head - BytesIntoBlock(offset + out.size());
-  const size_t end = head + Direct()->Read(offset + head, out.subspan(head, whole));
-  if (end == head) return ReadAt(offset, out);
-  absl::Status status = ReadAt(offset, out.first(head));
+  const size_t begin = blocks.begin;
+  const size_t end =
+      begin + DirectIn()->Read(offset + begin, out.subspan(begin, blocks.size_bytes));
+  if (end == begin) return ReadAt(offset, out);
+  absl::Status status = ReadAt(offset, out.first(begin));
   if (status.ok()) status = ReadAt(offset + end, out.subspan(end));
   return status;
 }
 
 void PosixFile::WillRead(uint64_t offset, uint64_t size_bytes) const {
   if (!FitsOffT(offset, size_bytes)) return;
-  if (Direct() != nullptr && Direct()->works()) return;  // it will not pass through the cache
+  if (DirectIn() != nullptr && DirectIn()->works()) return;  // it will not pass through the cache
   posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(size_bytes),
                 POSIX_FADV_WILLNEED);
 }
 
 absl::Status PosixFile::WriteAt(uint64_t offset, absl::Span<const std::byte> data) {
   if (!FitsOffT(offset, data.size())) return Fail(EFBIG, "write");
-  size_t done = 0;
-  while (done < data.size()) {
-    const size_t want = std::min(data.size() - done, kMaxTransferBytes);
-    const ssize_t put =
-        ::pwrite(fd_.get(), data.data() + done, want, static_cast<off_t>(offset + done));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return Fail(errno, "write");
-    if (put == 0) return Fail(EIO, "write");  // would loop for ever
-    done += static_cast<size_t>(put);
-  }
-  return absl::OkStatus();
+  const TransferOutcome written = WriteTo(fd_.get(), offset, data);
+  return written.error_number == 0 ? absl::OkStatus() : Fail(written.error_number, "write");
+}
+
+const DirectWriter* PosixFile::DirectOut() const {
+  std::call_once(direct_out_once_, [this] { direct_out_ = DirectWriter::Open(fd_.get()); });
+  return direct_out_.get();
+}
+
+// As ReadOnceAt.
+absl::Status PosixFile::WriteOnceAt(uint64_t offset, absl::Span<const std::byte> data) {
+  const WholeBlocks blocks(offset, data.data(), data.size());
+  if (blocks.size_bytes == 0 || !FitsOffT(offset, data.size()) || DirectOut() == nullptr)
+    return WriteAt(offset, data);
+  const size_t begin = blocks.begin;
+  const size_t end =
+      begin + DirectOut()->Write(offset + begin, data.subspan(begin, blocks.size_bytes));
+  if (end == begin) return WriteAt(offset, data);
+  absl::Status status = WriteAt(offset, data.first(begin));
+  if (status.ok()) status = WriteAt(offset + end, data.subspan(end));
+  return status;
 }
 
 void PosixFile::WillSync(uint64_t offset, uint64_t size_bytes) {

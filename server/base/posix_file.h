@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "server/base/direct_reader.h"
+#include "server/base/direct_writer.h"
 #include "server/base/file_system.h"
 #include "server/base/unique_fd.h"
 
@@ -23,6 +24,7 @@ class PosixFile final : public File {
   absl::Status ReadOnceAt(uint64_t offset, absl::Span<std::byte> out) const override;
   void WillRead(uint64_t offset, uint64_t size_bytes) const override;
   absl::Status WriteAt(uint64_t offset, absl::Span<const std::byte> data) override;
+  absl::Status WriteOnceAt(uint64_t offset, absl::Span<const std::byte> data) override;
   void WillSync(uint64_t offset, uint64_t size_bytes) override;
   absl::Status Preallocate(uint64_t size_bytes) override;
   absl::Status Sync() override;
@@ -30,12 +32,14 @@ class PosixFile final : public File {
  private:
   absl::Status Fail(int error_number, absl::string_view verb) const;
   // Opened by the first who asks; null if there is none.
-  const DirectReader* Direct() const;
+  const DirectReader* DirectIn() const;
+  const DirectWriter* DirectOut() const;
 
   const UniqueFd fd_;
   const std::string label_;
-  mutable std::once_flag direct_once_;
-  mutable std::unique_ptr<DirectReader> direct_;  // set under direct_once_
+  mutable std::once_flag direct_in_once_, direct_out_once_;
+  mutable std::unique_ptr<DirectReader> direct_in_;    // set under direct_in_once_
+  mutable std::unique_ptr<DirectWriter> direct_out_;  // set under direct_out_once_
 };
 
 }  // namespace sinq

@@ -19,16 +19,31 @@ std::string WithLength(std::string json) {
   return header + json;
 }
 
+// Of one element, rounded up.
+int64_t DtypeBytes(const OutputRange& range) {
+  return (DtypeBits(range.tensor.dtype).value_or(8) + 7) / 8;
+}
+
+// Whether each tensor, one behind the other, begins at a multiple of its elements' size.
+bool AreAligned(const std::vector<OutputRange*>& ranges) {
+  uint64_t at = 0;
+  return std::all_of(ranges.begin(), ranges.end(), [&at](const OutputRange* range) {
+    const bool is_aligned = at % static_cast<uint64_t>(DtypeBytes(*range)) == 0;
+    at += range->tensor.size_bytes;
+    return is_aligned;
+  });
+}
+
 }  // namespace
 
 PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges) {
   std::vector<OutputRange*> sorted = ranges;
-  std::sort(sorted.begin(), sorted.end(), [](const OutputRange* a, const OutputRange* b) {
-    const auto key = [](const OutputRange& r) {
-      return std::make_tuple(-DtypeBits(r.tensor.dtype).value_or(8), r.tensor.name);
-    };
-    return key(*a) < key(*b);
-  });
+  if (!AreAligned(sorted)) {
+    std::sort(sorted.begin(), sorted.end(), [](const OutputRange* a, const OutputRange* b) {
+      return std::make_tuple(-DtypeBytes(*a), a->tensor.name) <
+             std::make_tuple(-DtypeBytes(*b), b->tensor.name);
+    });
+  }
   nlohmann::ordered_json header;
   header["__metadata__"] = {{"format", "pt"}};
   uint64_t at = 0;

@@ -10,9 +10,10 @@
 
 namespace sinq {
 
-// Sets the offsets of `ranges` (all of one file) in place: largest dtype first, then by name,
-// without gaps, so that every tensor is aligned to its own dtype. Returns the file's header and
-// total size.
+// Sets the offsets of `ranges` (all of one file) in place, without gaps. They keep their order,
+// that of the plan, in which they will mostly be written: so the file can be digested as it grows.
+// If that would leave a tensor unaligned to its own dtype, the largest dtype comes first, then
+// names decide. Returns the file's header and total size.
 PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges);
 
 }  // namespace sinq

@@ -19,7 +19,7 @@ namespace sinq {
 // last.
 inline constexpr absl::string_view kManifestFileName = "sinq-manifest.json";
 
-// Order of calls: CreateFile for every file, WriteAt in any order from any thread, SyncFile,
+// Order of calls: CreateFile for every file, writes in any order from any thread, SyncFile,
 // Publish. Thread-safe except Publish/Abort. File names are plain: no slash, at most 255 bytes.
 class Sink {
  public:
@@ -29,8 +29,11 @@ class Sink {
   virtual absl::Status CreateFile(absl::string_view name, uint64_t size_bytes) = 0;
   virtual absl::Status WriteAt(absl::string_view name, uint64_t offset,
                                absl::Span<const std::byte> data) = 0;
-  virtual absl::Status ReadAt(absl::string_view name, uint64_t offset,
-                              absl::Span<std::byte> out) const = 0;
+  // As File::WriteOnceAt and File::ReadOnceAt.
+  virtual absl::Status WriteOnceAt(absl::string_view name, uint64_t offset,
+                                   absl::Span<const std::byte> data) = 0;
+  virtual absl::Status ReadOnceAt(absl::string_view name, uint64_t offset,
+                                  absl::Span<std::byte> out) const = 0;
   // A hint that SyncFile follows: what was written there may go to the disk meanwhile.
   virtual void WillSync(absl::string_view name, uint64_t offset, uint64_t size_bytes) = 0;
   virtual absl::Status SyncFile(absl::string_view name) = 0;

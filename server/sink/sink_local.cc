@@ -150,29 +150,41 @@ absl::Status LocalSink::CreateFile(absl::string_view name, uint64_t size_bytes) 
   return absl::OkStatus();
 }
 
-absl::Status LocalSink::WriteAt(absl::string_view name, uint64_t offset,
-                                absl::Span<const std::byte> data) {
+absl::StatusOr<std::shared_ptr<LocalSink::OpenFile>> LocalSink::FindRoom(
+    absl::string_view name, uint64_t offset, uint64_t write_bytes) const {
   if (absl::Status status = CheckWritable(); !status.ok()) return status;
   absl::StatusOr<std::shared_ptr<OpenFile>> open = Find(name);
   if (!open.ok()) return open.status();
   const uint64_t size_bytes = (*open)->size_bytes;
-  if (offset > size_bytes || data.size() > size_bytes - offset) {
+  if (offset > size_bytes || write_bytes > size_bytes - offset) {
     return MakeError(absl::StatusCode::kOutOfRange, Reason::kInternal,
-                     absl::StrCat(data.size(), " bytes at ", offset, " do not fit in \"", name,
+                     absl::StrCat(write_bytes, " bytes at ", offset, " do not fit in \"", name,
                                   "\", which was planned with ", size_bytes, " bytes."),
                      {{"byte_offset", absl::StrCat(offset)}});
   }
-  return (*open)->file->WriteAt(offset, data);
+  return open;
 }
 
-absl::Status LocalSink::ReadAt(absl::string_view name, uint64_t offset,
-                               absl::Span<std::byte> out) const {
+absl::Status LocalSink::WriteAt(absl::string_view name, uint64_t offset,
+                                absl::Span<const std::byte> data) {
+  absl::StatusOr<std::shared_ptr<OpenFile>> open = FindRoom(name, offset, data.size());
+  return open.ok() ? (*open)->file->WriteAt(offset, data) : open.status();
+}
+
+absl::Status LocalSink::WriteOnceAt(absl::string_view name, uint64_t offset,
+                                    absl::Span<const std::byte> data) {
+  absl::StatusOr<std::shared_ptr<OpenFile>> open = FindRoom(name, offset, data.size());
+  return open.ok() ? (*open)->file->WriteOnceAt(offset, data) : open.status();
+}
+
+absl::Status LocalSink::ReadOnceAt(absl::string_view name, uint64_t offset,
+                                   absl::Span<std::byte> out) const {
   absl::StatusOr<std::shared_ptr<OpenFile>> open = Find(name);
-  if (open.ok()) return (*open)->file->ReadAt(offset, out);
+  if (open.ok()) return (*open)->file->ReadOnceAt(offset, out);
   if (absl::Status status = CheckFileName(name); !status.ok()) return status;
   absl::StatusOr<std::unique_ptr<File>> file = directory_->OpenForRead(name);
   if (!file.ok()) return file.status();
-  return (*file)->ReadAt(offset, out);
+  return (*file)->ReadOnceAt(offset, out);
 }
 
 void LocalSink::WillSync(absl::string_view name, uint64_t offset, uint64_t size_bytes) {

@@ -39,8 +39,10 @@ class LocalSink final : public Sink {
   absl::Status CreateFile(absl::string_view name, uint64_t size_bytes) override;
   absl::Status WriteAt(absl::string_view name, uint64_t offset,
                        absl::Span<const std::byte> data) override;
-  absl::Status ReadAt(absl::string_view name, uint64_t offset,
-                      absl::Span<std::byte> out) const override;
+  absl::Status WriteOnceAt(absl::string_view name, uint64_t offset,
+                           absl::Span<const std::byte> data) override;
+  absl::Status ReadOnceAt(absl::string_view name, uint64_t offset,
+                          absl::Span<std::byte> out) const override;
   void WillSync(absl::string_view name, uint64_t offset, uint64_t size_bytes) override;
   absl::Status SyncFile(absl::string_view name) override;
   absl::Status PutFile(absl::string_view name, absl::string_view content) override;
@@ -54,6 +56,9 @@ class LocalSink final : public Sink {
     uint64_t size_bytes = 0;
   };
   absl::StatusOr<std::shared_ptr<OpenFile>> Find(absl::string_view name) const;
+  // The file, which is long enough for such a write.
+  absl::StatusOr<std::shared_ptr<OpenFile>> FindRoom(absl::string_view name, uint64_t offset,
+                                                     uint64_t write_bytes) const;
   absl::Status CheckWritable() const;
 
   const SinkPlace place_;

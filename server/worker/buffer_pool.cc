@@ -1,5 +1,6 @@
 #include "server/worker/buffer_pool.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace sinq {
@@ -14,12 +15,20 @@ uint64_t Rounded(uint64_t size_bytes) {
 }  // namespace
 
 BufferPool::BufferPool(MemoryBudget& budget, kernels::HostMemory* memory,
-                       uint64_t max_special_bytes)
-    : budget_(budget), memory_(memory), max_special_bytes_(max_special_bytes) {
+                       uint64_t max_special_bytes, uint64_t largest_bytes)
+    : budget_(budget),
+      memory_(memory),
+      max_special_bytes_(max_special_bytes),
+      largest_bytes_(Rounded(largest_bytes)) {
   budget_.AddReclaimer(*this);
 }
 
 BufferPool::~BufferPool() { budget_.RemoveReclaimer(*this); }
+
+uint64_t BufferPool::SizeOfBuffer(uint64_t size_bytes) const {
+  const bool is_nearly_largest = size_bytes > largest_bytes_ - largest_bytes_ / 4;
+  return std::max(Rounded(size_bytes), is_nearly_largest ? largest_bytes_ : 0);
+}
 
 absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
                                                  absl::FunctionRef<bool()> cancelled) {
@@ -28,14 +37,15 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
   if (!buffer.ok()) return buffer.status();
   if (buffer->has_value()) return **std::move(buffer);
   absl::StatusOr<MemoryBudget::Reservation> granted =
-      budget_.Reserve(Rounded(size_bytes), cancelled);
+      budget_.Reserve(SizeOfBuffer(size_bytes), cancelled);
   if (!granted.ok()) return granted.status();
   return Allocate(*std::move(granted));
 }
 
 absl::StatusOr<std::optional<PooledBuffer>> BufferPool::TryAcquire(uint64_t size_bytes) {
   if (std::optional<PooledBuffer> idle = TakeIdle(size_bytes)) return idle;
-  std::optional<MemoryBudget::Reservation> reservation = budget_.TryReserve(Rounded(size_bytes));
+  std::optional<MemoryBudget::Reservation> reservation =
+      budget_.TryReserve(SizeOfBuffer(size_bytes));
   if (!reservation) return std::nullopt;
   absl::StatusOr<PooledBuffer> buffer = Allocate(*std::move(reservation));
   if (!buffer.ok()) return buffer.status();

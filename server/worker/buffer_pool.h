@@ -27,9 +27,12 @@ struct PooledBuffer {
 // soon as anybody waits for the budget: all would wait for each other.
 class BufferPool : public MemoryBudget::Reclaimer {
  public:
-  // Buffers of up to `max_special_bytes` come from `memory` (null: from ordinary pages).
+  // Buffers of up to `max_special_bytes` come from `memory` (null: from ordinary pages). Whoever
+  // asks for nearly `largest_bytes` gets as much, so that any of the largest can use the buffer
+  // again; 0 if that is not known.
   explicit BufferPool(MemoryBudget& budget, kernels::HostMemory* memory = nullptr,
-                      uint64_t max_special_bytes = std::numeric_limits<uint64_t>::max());
+                      uint64_t max_special_bytes = std::numeric_limits<uint64_t>::max(),
+                      uint64_t largest_bytes = 0);
   ~BufferPool() override;
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
@@ -42,6 +45,8 @@ class BufferPool : public MemoryBudget::Reclaimer {
   void GiveUpIdle() override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  // What is reserved for such a request.
+  uint64_t SizeOfBuffer(uint64_t size_bytes) const;
   absl::StatusOr<PooledBuffer> Allocate(MemoryBudget::Reservation reservation);
   // The smallest idle buffer that is large enough.
   std::optional<PooledBuffer> TakeIdle(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -49,6 +54,7 @@ class BufferPool : public MemoryBudget::Reclaimer {
   MemoryBudget& budget_;
   kernels::HostMemory* const memory_;
   const uint64_t max_special_bytes_;
+  const uint64_t largest_bytes_;
   Mutex mutex_;
   std::vector<PooledBuffer> idle_ ABSL_GUARDED_BY(mutex_);
 };

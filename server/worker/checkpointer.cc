@@ -9,29 +9,17 @@
 
 namespace sinq {
 
-Checkpointer::Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& store, Lease lease,
+Checkpointer::Checkpointer(const Plan& plan, Phase phase, Sink& sink,
+                           std::deque<FileDigester>& digesters, JobStore& store, Lease lease,
                            absl::Duration interval)
     : plan_(plan),
       phase_(phase),
       sink_(sink),
+      digesters_(digesters),
       store_(store),
       lease_(std::move(lease)),
       interval_(interval) {
-  if (phase == Phase::kQuantize) StartDigests();
   thread_ = std::thread([this] { Loop(); });
-}
-
-void Checkpointer::StartDigests() {
-  for (const PlannedFile& file : plan_.files) {
-    FileDigester& digester = digesters_.emplace_back(file.name, file.size_bytes);
-    digester.MarkWritten({0, file.header.size()});
-    for (const PlannedPadding& zeros : file.padding)
-      digester.MarkWritten({zeros.offset, zeros.size_bytes});
-  }
-  for (const PlannedExtra& extra : plan_.extras) {
-    digesters_[static_cast<size_t>(extra.range.file_index)].MarkWritten(
-        {extra.range.offset, extra.range.tensor.size_bytes});
-  }
 }
 
 Checkpointer::~Checkpointer() {
@@ -92,27 +80,25 @@ Checkpointer::Turn Checkpointer::TakePending(Time deadline, std::vector<Item>& i
 
 absl::Status Checkpointer::MarkWritten(const Item& item) {
   const absl::Span<const OutputRange> outputs = OutputsOf(*item.tensor);
-  const UnitRecord& record = item.record;
-  const bool has_checksums = record.output_checksums.size() == outputs.size();
-  const bool has_digests = record.output_sha256.size() == outputs.size();
-  if (!has_checksums && !has_digests) {
+  const std::vector<std::string>& digests = item.record.output_sha256;
+  if (!outputs.empty() && digests.size() != outputs.size()) {
     return absl::DataLossError(
         absl::StrCat("the record of ", item.tensor->source.name,
                      " in the job store is of another output; delete the job and submit again"));
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     const OutputRange& output = outputs[i];
-    WrittenRange range{output.offset, output.tensor.size_bytes, output.tensor.name};
-    if (has_checksums) range.checksum = record.output_checksums[i];
-    if (has_digests) range.sha256 = record.output_sha256[i];
-    const auto file = static_cast<size_t>(output.file_index);
-    if (!item.durable) sink_.WillSync(plan_.files[file].name, range.offset, range.size_bytes);
-    digesters_[file].MarkWritten(std::move(range));
+    FileDigester& digester = digesters_[static_cast<size_t>(output.file_index)];
+    if (!item.durable)
+      sink_.WillSync(digester.file_name(), output.offset, output.tensor.size_bytes);
+    digester.MarkWritten(
+        {output.offset, output.tensor.size_bytes, output.tensor.name, digests[i]});
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<bool> Checkpointer::DigestUntil(Time deadline) {
+  if (phase_ == Phase::kMeasure) return false;
   for (FileDigester& digester : digesters_) {
     absl::StatusOr<bool> more = true;
     while (more.ok() && *more) {
@@ -166,24 +152,6 @@ absl::Status Checkpointer::DigestFiles() {
     absl::StatusOr<std::string> digest = digesters_[i].Finish(sink_);
     if (!digest.ok()) return digest.status();
     files_.push_back({plan_.files[i].name, plan_.files[i].size_bytes, *std::move(digest)});
-  }
-  return FillInDigests();
-}
-
-absl::Status Checkpointer::FillInDigests() {
-  for (const PlannedTensor& tensor : plan_.tensors) {
-    const auto found = all_records_.find(tensor.source.name);
-    if (found == all_records_.end()) continue;
-    UnitRecord& record = found->second;
-    record.output_sha256.clear();
-    for (const OutputRange& output : OutputsOf(tensor)) {
-      absl::StatusOr<std::string> digest =
-          digesters_[static_cast<size_t>(output.file_index)].TensorDigest(output.tensor.name);
-      if (!digest.ok()) return digest.status();
-      record.output_sha256.push_back(*std::move(digest));
-    }
-    // Of a copy, both are of the same bytes.
-    if (record.source_sha256.empty()) record.source_sha256 = record.output_sha256.front();
   }
   return absl::OkStatus();
 }

@@ -1,9 +1,10 @@
-// Makes finished tensors durable in batches, and digests output right behind its writers.
+// Makes finished tensors durable in batches, and digests what its writers could not.
 #ifndef SINQ_SERVER_WORKER_CHECKPOINTER_H_
 #define SINQ_SERVER_WORKER_CHECKPOINTER_H_
 
 #include <chrono>
 #include <cstddef>
+#include <deque>
 #include <map>
 #include <string>
 #include <thread>
@@ -25,24 +26,26 @@ namespace sinq {
 
 // Of one phase of a plan. Owns one thread. Add may be called from any thread; Finish once. A tensor
 // is recorded in the store only after its file was synced: a recorded tensor survives a power cut.
-// Digests of files and tensors are of what is read back from the sink, and the job fails if that is
-// not what was written, now or by an earlier attempt. The first error stops the thread; Failed
-// tells the pipeline.
+// Where the digest of a file is of what is read back from the sink (what an earlier attempt wrote
+// among it), the job fails if that is not what was written. The first error stops the thread;
+// Failed tells the pipeline.
 class Checkpointer {
  public:
-  Checkpointer(const Plan& plan, Phase phase, Sink& sink, JobStore& store, Lease lease,
-               absl::Duration interval);
+  // `digesters`: by file of the plan; they outlive this, and its thread is the one that advances
+  // them. Of no use to Phase::kMeasure, which writes nothing.
+  Checkpointer(const Plan& plan, Phase phase, Sink& sink, std::deque<FileDigester>& digesters,
+               JobStore& store, Lease lease, absl::Duration interval);
   ~Checkpointer();
 
-  // A tensor of an earlier attempt: durable already, only its digests are wanted.
+  // A tensor of an earlier attempt: durable already, only the digest of its file is wanted.
   void AddDurable(const PlannedTensor& tensor, UnitRecord record);
   void Add(const PlannedTensor& tensor, UnitRecord record);
   bool Failed() const;
-  // Waits until everything added is durable, and digested if `digest_files` says so. Keeps what was
-  // done if not (a job that stops early).
+  // Waits until everything added is durable, and all files digested if `digest_files` says so.
+  // Keeps what was done if not (a job that stops early).
   absl::Status Finish(bool digest_files);
-  // After a successful Finish of Phase::kQuantize; the files, and the digests in the records, only
-  // of Finish(true). What was measured is the pipeline's to keep.
+  // After a successful Finish of Phase::kQuantize; the files only of Finish(true). What was
+  // measured is the pipeline's to keep.
   const std::map<std::string, UnitRecord>& records() const { return all_records_; }
   const std::vector<ManifestFile>& files() const { return files_; }
 
@@ -53,7 +56,6 @@ class Checkpointer {
     bool durable = false;
   };
   using Time = std::chrono::steady_clock::time_point;
-  void StartDigests();
   // What this phase writes of the tensor.
   absl::Span<const OutputRange> OutputsOf(const PlannedTensor& tensor) const {
     if (phase_ == Phase::kMeasure) return {};
@@ -73,17 +75,16 @@ class Checkpointer {
   // Makes `items` durable.
   absl::Status Commit(std::vector<Item>& items);
   absl::Status DigestFiles();
-  absl::Status FillInDigests();
 
   const Plan& plan_;
   const Phase phase_;
   Sink& sink_;
+  std::deque<FileDigester>& digesters_;
   JobStore& store_;
   const Lease lease_;
   const absl::Duration interval_;
 
   // Only the thread, then (after it has ended) Finish.
-  std::vector<FileDigester> digesters_;
   std::map<std::string, UnitRecord> all_records_;
   std::vector<ManifestFile> files_;
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -20,6 +22,7 @@
 #include "server/source/model_source.h"
 #include "server/worker/buffer_pool.h"
 #include "server/worker/checkpointer.h"
+#include "server/worker/file_digester.h"
 #include "server/worker/fold_scales.h"
 #include "server/worker/manifest.h"
 #include "server/worker/pipeline.h"
@@ -68,7 +71,8 @@ class Attempt {
     if (absl::Status status = OpenOutput(); !status.ok()) return status;
     if (already_published_) return FinishPublished();
     Enter(JobStage::kQuantize);
-    Checkpointer checkpointer(plan_, Phase::kQuantize, *sink_, store_, lease_,
+    digesters_ = DigestersFor(plan_);
+    Checkpointer checkpointer(plan_, Phase::kQuantize, *sink_, digesters_, store_, lease_,
                               options_.checkpoint_interval);
     if (absl::Status status = Quantize(checkpointer); !status.ok()) return status;
     Enter(JobStage::kCommit);
@@ -247,7 +251,7 @@ class Attempt {
   absl::Status Quantize(Checkpointer& checkpointer) {
     std::optional<Checkpointer> measuring;
     if (plan_.fold.active()) {
-      measuring.emplace(plan_, Phase::kMeasure, *sink_, store_, lease_,
+      measuring.emplace(plan_, Phase::kMeasure, *sink_, digesters_, store_, lease_,
                         options_.checkpoint_interval);
     }
     absl::Status status = RunUnits(measuring ? &*measuring : nullptr, checkpointer);
@@ -269,13 +273,15 @@ class Attempt {
       if (absl::Status status = TakeFinished(Phase::kMeasure, *measured); !status.ok())
         return status;
     }
-    BufferPool pool(budget_, workers_.host_memory());
+    BufferPool pool(budget_, workers_.host_memory(), std::numeric_limits<uint64_t>::max(),
+                    LargestUnitBytes(plan_, workers_));
     FoldScales* const folded = scales ? &*scales : nullptr;
     Prefetcher prefetcher;
     const UnitContext context{plan_,
                               *source_,
                               workers_,
                               *sink_,
+                              digesters_,
                               pool,
                               prefetcher,
                               activations_.get(),
@@ -368,6 +374,7 @@ class Attempt {
   std::unique_ptr<GgufTemplate> gguf_template_;  // if the recipe names one
   sinq::Plan plan_;
   std::unique_ptr<Sink> sink_;
+  std::deque<FileDigester> digesters_;
   bool already_published_ = false;
   JobProgress progress_;
   std::chrono::steady_clock::time_point stage_begin_;

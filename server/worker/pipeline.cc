@@ -15,12 +15,7 @@ constexpr uint64_t kThroughputFromBytes = 1 << 20;  // smaller tensors say nothi
 
 // What the reads at once take that are not kept.
 uint64_t RoomBytes(const UnitContext& context) {
-  uint64_t largest = 0;
-  for (const PlannedTensor& tensor : context.plan.tensors) {
-    if (!HasUnit(Phase::kQuantize, tensor)) continue;
-    largest = std::max(largest, UnitMemoryBytes(Phase::kQuantize, tensor, context.workers));
-  }
-  return kReadsAtOnce * largest;
+  return kReadsAtOnce * LargestUnitBytes(context.plan, context.workers);
 }
 
 }  // namespace

@@ -7,11 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/folding.h"
 #include "server/base/aligned_buffer.h"
-#include "server/base/checksum.h"
 #include "server/base/direct_blocks.h"
 #include "server/base/error.h"
 #include "server/source/float_element.h"
 #include "server/worker/output_check.h"
+#include "server/worker/range_writer.h"
 #include "server/worker/weight_dtype.h"
 
 namespace sinq {
@@ -22,8 +22,18 @@ constexpr uint64_t kPieceBytes = 1 << 18;
 // Copied at once: each read may wait for the disk, and then for a core.
 constexpr size_t kCopyBytes = 1 << 20;
 
-const PlannedFile& FileOf(const UnitContext& context, const OutputRange& range) {
-  return context.plan.files[static_cast<size_t>(range.file_index)];
+RangeWriter WriterOf(const UnitContext& context, const OutputRange& range,
+                     absl::Span<std::byte> staging) {
+  return RangeWriter(context.sink, context.digesters[static_cast<size_t>(range.file_index)],
+                     range.offset, range.tensor.size_bytes, staging);
+}
+
+// Of writing the largest output.
+uint64_t StagingBytes(const PlannedTensor& tensor) {
+  uint64_t largest = 0;
+  for (const OutputRange& range : tensor.outputs)
+    largest = std::max(largest, range.tensor.size_bytes);
+  return RangeWriter::StagingBytes(largest);
 }
 
 bool IsCopy(Phase phase, const PlannedTensor& tensor) {
@@ -155,41 +165,13 @@ absl::Status CheckUnitOutput(const PlannedTensor& tensor, const Computing& compu
   return error.status();
 }
 
-// Of the rows of one head, where they are written in another order; else 0.
-uint64_t HeadBytes(const PlannedTensor& tensor) {
-  if (tensor.alternating_heads == 0) return 0;
-  return tensor.outputs.front().tensor.size_bytes / static_cast<uint64_t>(tensor.alternating_heads);
-}
-
-// The plane of a tensor with alternating heads, which has one; head by head through `scratch`.
-absl::Status WriteHeads(const UnitContext& context, const PlannedTensor& tensor,
-                        absl::Span<const std::byte> plane, absl::Span<std::byte> scratch,
-                        Checksum& checksum) {
-  const OutputRange& range = tensor.outputs.front();
-  const uint64_t head_bytes = HeadBytes(tensor);
+// The plane of a tensor with alternating heads, row by row.
+absl::Status WriteHeads(const PlannedTensor& tensor, absl::Span<const std::byte> plane,
+                        RangeWriter& writer) {
   const uint64_t row_bytes = plane.size() / static_cast<uint64_t>(tensor.source.shape[0]);
-  const absl::Span<std::byte> head = scratch.subspan(0, head_bytes);
-  for (uint64_t at = 0; at < plane.size(); at += head_bytes) {
-    for (uint64_t i = 0; i < head_bytes; i += row_bytes) {
-      const int64_t row = tensor.SourceRow(static_cast<int64_t>((at + i) / row_bytes));
-      std::memcpy(head.data() + i, plane.data() + static_cast<uint64_t>(row) * row_bytes,
-                  row_bytes);
-    }
-    checksum.Update(head);
-    absl::Status status =
-        context.sink.WriteAt(FileOf(context, range).name, range.offset + at, head);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status WritePlane(const UnitContext& context, const OutputRange& range,
-                        absl::Span<const std::byte> plane, Checksum& checksum) {
-  for (uint64_t at = 0; at < plane.size(); at += kPieceBytes) {
-    const absl::Span<const std::byte> piece = plane.subspan(at, kPieceBytes);
-    checksum.Update(piece);
-    absl::Status status =
-        context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
+  for (int64_t i = 0; i < tensor.source.shape[0]; ++i) {
+    const uint64_t row = static_cast<uint64_t>(tensor.SourceRow(i));
+    absl::Status status = writer.Append(plane.subspan(row * row_bytes, row_bytes));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -197,14 +179,13 @@ absl::Status WritePlane(const UnitContext& context, const OutputRange& range,
 
 absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
                          absl::Span<const absl::Span<std::byte>> planes,
-                         absl::Span<std::byte> scratch, UnitRecord& record) {
+                         absl::Span<std::byte> staging, UnitRecord& record) {
   for (size_t i = 0; i < planes.size(); ++i) {
-    Checksum checksum;
-    absl::Status status = tensor.alternating_heads > 0
-                              ? WriteHeads(context, tensor, planes[i], scratch, checksum)
-                              : WritePlane(context, tensor.outputs[i], planes[i], checksum);
+    RangeWriter writer = WriterOf(context, tensor.outputs[i], staging);
+    absl::Status status = tensor.alternating_heads > 0 ? WriteHeads(tensor, planes[i], writer)
+                                                       : writer.Append(planes[i]);
     if (!status.ok()) return WithTensor(status, tensor);
-    record.output_checksums.push_back(checksum.Value());
+    record.output_sha256.push_back(writer.Finish());
   }
   return absl::OkStatus();
 }
@@ -244,19 +225,31 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
   const uint64_t read_bytes =
       Prefetcher::MemoryBytes(tensor.source.offset, tensor.source.size_bytes);
-  if (IsCopy(phase, tensor)) return std::clamp<uint64_t>(read_bytes, 1, kCopyBytes);
+  if (IsCopy(phase, tensor))
+    return AlignedBytes(std::min<uint64_t>(read_bytes, kCopyBytes)) + StagingBytes(tensor);
   uint64_t bytes = AlignedBytes(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
+  uint64_t scratch_bytes = 0;
+  if (NeedsBackend(phase, tensor)) {
+    scratch_bytes =
+        workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+  }
   if (phase == Phase::kMeasure) {
     bytes += AlignedBytes(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
   } else {
     for (const OutputRange& range : tensor.outputs) bytes += AlignedBytes(range.tensor.size_bytes);
-    bytes += AlignedBytes(HeadBytes(tensor));
+    if (NeedsBackend(phase, tensor)) scratch_bytes += OutputCheckMemoryBytes(tensor, workers);
+    scratch_bytes = std::max(scratch_bytes, StagingBytes(tensor));  // one after the other
   }
-  if (NeedsBackend(phase, tensor)) {
-    if (phase == Phase::kQuantize) bytes += OutputCheckMemoryBytes(tensor, workers);
-    bytes += workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
+  return std::max(bytes + scratch_bytes, read_bytes);
+}
+
+uint64_t LargestUnitBytes(const Plan& plan, const WorkerPool& workers) {
+  uint64_t largest = 0;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    if (!HasUnit(Phase::kQuantize, tensor)) continue;
+    largest = std::max(largest, UnitMemoryBytes(Phase::kQuantize, tensor, workers));
   }
-  return std::max(bytes, read_bytes);
+  return largest;
 }
 
 uint64_t KeptMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers) {
@@ -406,24 +399,25 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
 
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
-  const OutputRange& range = tensor.outputs.front();
   const SourceTensor& source = tensor.source;
-  Checksum checksum;
+  const absl::Span<std::byte> buffer = memory.buffer.buffer.span();
+  const uint64_t staging_bytes = StagingBytes(tensor);
+  RangeWriter writer = WriterOf(context, tensor.outputs.front(),
+                                buffer.subspan(buffer.size() - staging_bytes, staging_bytes));
   absl::Status status;
   for (uint64_t at = 0; at < source.size_bytes && status.ok();) {
     if (cancelled()) return absl::CancelledError("stopped while copying");
     const uint64_t offset = source.offset + at;
-    const absl::Span<std::byte> piece = memory.buffer.buffer.span().subspan(
+    const absl::Span<std::byte> piece = buffer.subspan(
         BytesIntoBlock(offset), BytesOfPiece(offset, source.size_bytes - at, kCopyBytes));
     status = ReadTensor(context, tensor, at, piece);
-    if (!status.ok()) break;
-    checksum.Update(piece);
-    status = context.sink.WriteAt(FileOf(context, range).name, range.offset + at, piece);
+    if (status.ok()) status = writer.Append(piece);
     at += piece.size();
   }
   if (!status.ok()) return WithTensor(status, tensor);
   UnitRecord record;
-  record.output_checksums = {checksum.Value()};
+  record.source_sha256 = writer.Finish();
+  record.output_sha256 = {record.source_sha256};
   return record;
 }
 

@@ -3,6 +3,7 @@
 #define SINQ_SERVER_WORKER_QUANTIZE_UNIT_H_
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@
 #include "server/sink/sink.h"
 #include "server/source/model_source.h"
 #include "server/worker/buffer_pool.h"
+#include "server/worker/file_digester.h"
 #include "server/worker/fold_scales.h"
 #include "server/worker/prefetcher.h"
 #include "server/worker/unit_record.h"
@@ -29,6 +31,7 @@ struct UnitContext {
   const ModelSource& source;
   WorkerPool& workers;
   Sink& sink;
+  std::deque<FileDigester>& digesters;  // by file of the plan
   BufferPool& pool;
   Prefetcher& prefetcher;
   const ActivationFile* activations = nullptr;  // if the plan has them
@@ -72,6 +75,8 @@ absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const Model
 // Whether a unit has arithmetic for a backend; else it goes from its read to its output at once.
 bool NeedsBackend(Phase phase, const PlannedTensor& tensor);
 uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers);
+// The most that a unit of the plan takes to be quantized or copied.
+uint64_t LargestUnitBytes(const Plan& plan, const WorkerPool& workers);
 // Reading a unit: BeginRead takes its memory, ReadPieces until no bytes are left, FinishRead what
 // else the unit needs. Each byte is read once, and digested on the way. A copy has nothing to read.
 // BeginRead waits for the budget: nobody who holds up other units, or another read, may call it.

@@ -1,8 +1,6 @@
 #include "server/worker/unit_record.h"
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 
 namespace sinq {
@@ -26,23 +24,6 @@ absl::Status Damaged() {
       "a finished tensor's record in the job store is damaged; delete the job and submit again");
 }
 
-// In hex: a JSON number of 64 bits is not exact for every reader.
-json ChecksumsToJson(absl::Span<const uint64_t> checksums) {
-  json out = json::array();
-  for (const uint64_t checksum : checksums)
-    out.push_back(absl::StrCat(absl::Hex(checksum, absl::kZeroPad16)));
-  return out;
-}
-
-bool ChecksumsFromJson(const json& in, std::vector<uint64_t>& checksums) {
-  for (const json& text : in) {
-    uint64_t checksum = 0;
-    if (!text.is_string() || !absl::SimpleHexAtoi(text.get<std::string>(), &checksum)) return false;
-    checksums.push_back(checksum);
-  }
-  return true;
-}
-
 absl::StatusOr<UnitRecord> MeasurementFromJson(const json& codes) {
   std::string bytes;
   if (!codes.is_string() || !absl::Base64Unescape(codes.get<std::string>(), &bytes) ||
@@ -63,9 +44,7 @@ std::string UnitRecordToJson(const UnitRecord& record) {
     return out.dump();
   }
   out["source_sha256"] = record.source_sha256;
-  if (!record.output_sha256.empty()) out["output_sha256"] = record.output_sha256;
-  if (!record.output_checksums.empty())
-    out["output_xxh3"] = ChecksumsToJson(record.output_checksums);
+  out["output_sha256"] = record.output_sha256;
   if (record.quantized) {
     out["relative_error"] = record.relative_error;
     out["imbalance_before"] = record.imbalance_before;
@@ -84,14 +63,12 @@ absl::StatusOr<UnitRecord> UnitRecordFromJson(absl::string_view text) {
   if (!in.is_object() || !in.contains("source_sha256") || !in["source_sha256"].is_string())
     return Damaged();
   const json digests = in.value("output_sha256", json::array());
-  const json checksums = in.value("output_xxh3", json::array());
-  if (!digests.is_array() || !checksums.is_array() || (digests.empty() && checksums.empty()))
-    return Damaged();
+  if (!digests.is_array() || digests.empty()) return Damaged();
   UnitRecord record;
   record.source_sha256 = in["source_sha256"].get<std::string>();
-  if (!ChecksumsFromJson(checksums, record.output_checksums)) return Damaged();
   for (const json& digest : digests) {
-    if (digest.is_string()) record.output_sha256.push_back(digest.get<std::string>());
+    if (!digest.is_string()) return Damaged();
+    record.output_sha256.push_back(digest.get<std::string>());
   }
   const auto number = [&](const char* key) {
     const auto found = in.find(key);

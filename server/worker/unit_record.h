@@ -14,11 +14,8 @@
 namespace sinq {
 
 struct UnitRecord {
-  // Hex, of the tensor's bytes in the source. Empty for a copy until its output is digested.
-  std::string source_sha256;
-  // Hex, one per output range. Empty until the output is read back for the digests of its files,
-  // but for tensors that an earlier version finished.
-  std::vector<std::string> output_sha256;
+  std::string source_sha256;               // hex, of the tensor's bytes in the source
+  std::vector<std::string> output_sha256;  // hex, of what was written: one per output range
   bool quantized = false;                  // the rest is only for quantized tensors
   double relative_error = 0;
   double imbalance_before = 0, imbalance_after = 0;
@@ -28,8 +25,6 @@ struct UnitRecord {
   // As kernels::TensorStats has them: absent where the backend does not take them.
   std::optional<double> balanced_error = {}, cosine = {}, max_abs_error = {}, kurtosis = {};
   std::optional<double> output_error = {};  // on the recipe's sample inputs (output_check.h)
-  // Checksum of what was written, one per output range: it must be what is read back.
-  std::vector<uint64_t> output_checksums = {};
 };
 
 // Numbers survive the round trip exactly. A measurement has its codes alone, in base64.

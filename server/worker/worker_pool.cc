@@ -14,6 +14,8 @@ namespace sinq {
 namespace {
 
 constexpr size_t kCpu = 0;  // index of the CPU worker
+// One writes while the other goes through a long copy.
+constexpr int kFinishingThreads = 2;
 
 double NowSeconds() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -42,13 +44,16 @@ WorkerPool::WorkerPool(CpuWorkerOptions cpu, std::vector<DeviceWorkerOptions> de
   UpdateGauges();
   // Threads only now: they read workers_.
   for (size_t worker = 0; worker < workers_.size(); ++worker) {
-    for (int i = 0; i < workers_[worker].threads; ++i) {
-      threads_.emplace_back([this, worker] {
-        LetOthersGoFirst();
-        Loop(worker);
-      });
-    }
+    for (int i = 0; i < workers_[worker].threads; ++i) AddThread(worker, Role::kCompute);
   }
+  for (int i = 0; i < kFinishingThreads; ++i) AddThread(kCpu, Role::kFinish);
+}
+
+void WorkerPool::AddThread(size_t worker, Role role) {
+  threads_.emplace_back([this, worker, role] {
+    if (role == Role::kCompute) LetOthersGoFirst();
+    Loop(worker, role);
+  });
 }
 
 void WorkerPool::AddWorker(std::unique_ptr<kernels::Backend> backend, std::string name,
@@ -91,37 +96,47 @@ bool WorkerPool::DeviceMayCompute(size_t device, const Pending& task) const {
          task.devices_lost < kMaxDevicesLostPerTensor;
 }
 
-bool WorkerPool::MayDo(size_t worker, const Pending& task) const {
-  const bool needs_backend = task.task.compute && !task.computed;
-  if (worker != kCpu) return needs_backend && DeviceMayCompute(worker, task);
-  if (!needs_backend || cpu_beside_devices_) return true;
+bool WorkerPool::MayCompute(size_t worker, const Pending& task) const {
+  if (!task.NeedsBackend()) return false;
+  if (worker != kCpu) return DeviceMayCompute(worker, task);
+  if (cpu_beside_devices_) return true;
   for (size_t device = 0; device < workers_.size(); ++device) {
     if (DeviceMayCompute(device, task)) return false;
   }
   return true;
 }
 
-size_t WorkerPool::FindTaskFor(size_t worker) const {
+size_t WorkerPool::FindToCompute(size_t worker) const {
   size_t at = 0;
-  while (at < queue_.size() && !MayDo(worker, queue_[at])) ++at;
+  while (at < queue_.size() && !MayCompute(worker, queue_[at])) ++at;
   return at;
 }
 
-WorkerPool::Turn WorkerPool::Take(size_t worker) {
+size_t WorkerPool::FindToFinish() const {
+  size_t at = 0;
+  while (at < queue_.size() && queue_[at].NeedsBackend()) ++at;
+  return at;
+}
+
+WorkerPool::Turn WorkerPool::Take(size_t worker, Role role) {
+  size_t found = 0;
+  SharedLoop* loop = nullptr;
   MutexLock lock(&mutex_);
-  const auto ready = [this, worker] {
+  const auto ready = [&] {
     mutex_.AssertHeld();
-    return states_[worker].lost || (stopping_ && unfinished_ == 0) ||
-           FindTaskFor(worker) < queue_.size() || (worker == kCpu && FindLoop() != nullptr);
+    const bool computes = role == Role::kCompute && !states_[worker].lost;
+    found = computes ? FindToCompute(worker) : queue_.size();
+    loop = computes && worker == kCpu && found == queue_.size() ? FindLoop() : nullptr;
+    if (worker == kCpu && found == queue_.size() && loop == nullptr) found = FindToFinish();
+    return found < queue_.size() || loop != nullptr || states_[worker].lost ||
+           (stopping_ && unfinished_ == 0);
   };
   mutex_.Await(absl::Condition(&ready));
   Turn turn;
-  const size_t found = states_[worker].lost ? queue_.size() : FindTaskFor(worker);
+  turn.loop = loop;
   if (found < queue_.size()) {
     turn.task = std::move(queue_[found]);
     queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(found));
-  } else if (worker == kCpu) {
-    turn.loop = FindLoop();
   }
   if (turn.loop != nullptr) ++turn.loop->helpers;
   if (turn.task || turn.loop != nullptr) ++states_[worker].busy;
@@ -135,15 +150,17 @@ void WorkerPool::PutBack(size_t worker, Pending task) {
   queue_.push_front(std::move(task));
 }
 
-void WorkerPool::Loop(size_t worker) {
+void WorkerPool::Loop(size_t worker, Role role) {
   while (true) {
-    Turn turn = Take(worker);
-    if (turn.task) {
-      Do(worker, *std::move(turn.task));
-    } else if (turn.loop != nullptr) {
+    Turn turn = Take(worker, role);
+    if (turn.loop != nullptr) {
       Help(*turn.loop);
-    } else {
+    } else if (!turn.task) {
       return;
+    } else if (turn.task->NeedsBackend()) {
+      Compute(worker, *std::move(turn.task));
+    } else {
+      Finish(*std::move(turn.task));
     }
   }
 }
@@ -183,28 +200,27 @@ void WorkerPool::RunShared(size_t count, absl::FunctionRef<void(size_t)> body) {
 
 // --- tasks ---
 
-void WorkerPool::Do(size_t worker, Pending task) {
-  if (task.task.compute && !task.computed) {
-    const auto run_shared = [this](size_t count, absl::FunctionRef<void(size_t)> body) {
-      RunShared(count, body);
-    };
-    absl::Status status = task.task.compute({*workers_[worker].backend, run_shared});
-    if (workers_[worker].is_device) {
-      HandleFault(worker, FaultOf(worker, status), status, task);
-      if (!IsForAnother(status)) {
-        task.computed = std::move(status);
-        task.computed_by = workers_[worker].kind;
-      }
-      // What follows is for CPU threads; this one goes on feeding its device.
-      return PutBack(worker, std::move(task));
-    }
+// What follows is for a thread that finishes; this one goes on computing, or feeding its device.
+void WorkerPool::Compute(size_t worker, Pending task) {
+  const auto run_shared = [this](size_t count, absl::FunctionRef<void(size_t)> body) {
+    RunShared(count, body);
+  };
+  absl::Status status = task.task.compute({*workers_[worker].backend, run_shared});
+  const bool is_device = workers_[worker].is_device;
+  if (is_device) HandleFault(worker, FaultOf(worker, status), status, task);
+  if (!is_device || !IsForAnother(status)) {
     task.computed = std::move(status);
+    task.computed_by = workers_[worker].kind;
   }
+  PutBack(worker, std::move(task));
+}
+
+void WorkerPool::Finish(Pending task) {
   task.task.finish(task.computed.value_or(absl::OkStatus()),
-                   task.computed_by.empty() ? workers_[worker].kind : task.computed_by);
+                   task.computed ? task.computed_by : workers_[kCpu].kind);
   task = Pending();  // what it holds goes before it counts as finished
   MutexLock lock(&mutex_);
-  --states_[worker].busy;
+  --states_[kCpu].busy;
   --unfinished_;
 }
 

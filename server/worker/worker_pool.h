@@ -47,9 +47,9 @@ struct Computing {
 
 // One piece of work. `compute` is arithmetic on some worker's backend and returns the backend's
 // status; if a device fails in it, it is called again on another worker, so it must not change its
-// input. Empty for work that needs no backend. Then `finish` is called once on a CPU thread, with
-// the last status and the kind of worker that gave it ("cpu", "cuda"). Neither may wait for memory
-// or for another task, and neither may throw.
+// input. Empty for work that needs no backend. Then `finish` is called once, with the last status
+// and the kind of worker that gave it ("cpu", "cuda"); it may wait for a disk, so there are threads
+// for that alone. Neither may wait for memory or for another task, and neither may throw.
 struct WorkerTask {
   std::function<absl::Status(const Computing&)> compute;
   std::function<void(const absl::Status&, absl::string_view worker_kind)> finish;
@@ -121,6 +121,8 @@ class WorkerPool {
     int devices_lost = 0;          // while they had this task
     std::optional<absl::Status> computed;
     std::string computed_by;
+
+    bool NeedsBackend() const { return task.compute && !computed; }
   };
   // A loop of one task, on the stack of its thread.
   struct SharedLoop {
@@ -142,21 +144,30 @@ class WorkerPool {
     double quantize_seconds = 0, at_seconds = 0;
   };
 
+  // What a thread is for. A thread of the CPU that computes also finishes, if nothing else is to be
+  // done.
+  enum class Role : uint8_t { kCompute, kFinish };
+
   void AddWorker(std::unique_ptr<kernels::Backend> backend, std::string name, std::string kind,
                  int threads);
-  void Loop(size_t worker) ABSL_LOCKS_EXCLUDED(mutex_);
-  Turn Take(size_t worker) ABSL_LOCKS_EXCLUDED(mutex_);
+  void AddThread(size_t worker, Role role);
+  void Loop(size_t worker, Role role) ABSL_LOCKS_EXCLUDED(mutex_);
+  Turn Take(size_t worker, Role role) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The next task for such a thread to compute, or to finish: its place in the queue, which ends
+  // there if there is none.
+  size_t FindToCompute(size_t worker) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  size_t FindToFinish() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A loop for a thread of the CPU to take part in, or null.
   SharedLoop* FindLoop() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Help(SharedLoop& loop) ABSL_LOCKS_EXCLUDED(mutex_);
   // As kernels::ParallelFor.
   void RunShared(size_t count, absl::FunctionRef<void(size_t)> body) ABSL_LOCKS_EXCLUDED(mutex_);
-  size_t FindTaskFor(size_t worker) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool MayDo(size_t worker, const Pending& task) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MayCompute(size_t worker, const Pending& task) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool DeviceMayCompute(size_t device, const Pending& task) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PutBack(size_t worker, Pending task) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Do(size_t worker, Pending task);
+  void Compute(size_t worker, Pending task);
+  void Finish(Pending task);
   // What `status` says about the device that gave it.
   Fault FaultOf(size_t device, const absl::Status& status) const;
   void HandleFault(size_t device, Fault fault, const absl::Status& status, Pending& task)

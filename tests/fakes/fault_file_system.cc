@@ -40,6 +40,13 @@ class FaultFile final : public File {
     }
     return inner_->WriteAt(offset, data);
   }
+  absl::Status WriteOnceAt(uint64_t offset, absl::Span<const std::byte> data) override {
+    if (absl::Status fault = plan_->Next(FaultOperation::kWrite); !fault.ok()) {
+      inner_->WriteOnceAt(offset, data.first(data.size() / 2)).IgnoreError();
+      return fault;
+    }
+    return inner_->WriteOnceAt(offset, data);
+  }
   void WillSync(uint64_t offset, uint64_t size_bytes) override {
     inner_->WillSync(offset, size_bytes);
   }

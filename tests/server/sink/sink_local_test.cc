@@ -134,7 +134,7 @@ TEST_F(LocalSinkTest, TheSameJobMayComeBackAfterPublishing) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_TRUE((*again)->Publish().ok());
   std::byte out[2];
-  EXPECT_TRUE((*again)->ReadAt("a", 6, absl::MakeSpan(out)).ok());
+  EXPECT_TRUE((*again)->ReadOnceAt("a", 6, absl::MakeSpan(out)).ok());
   EXPECT_FALSE((*again)->CreateFile("b", 1).ok());
   EXPECT_FALSE((*again)->PutFile("a", "").ok());
   EXPECT_TRUE((*again)->Abort().ok());
@@ -153,8 +153,8 @@ TEST_F(LocalSinkTest, AResumedJobFindsItsBytes) {
   ASSERT_TRUE(sink.ok()) << sink.status();
   ASSERT_TRUE((*sink)->CreateFile("a", 8).ok());
   std::string out(4, '\0');
-  ASSERT_TRUE(
-      (*sink)->ReadAt("a", 0, absl::MakeSpan(reinterpret_cast<std::byte*>(out.data()), 4)).ok());
+  const absl::Span<std::byte> bytes(reinterpret_cast<std::byte*>(out.data()), out.size());
+  ASSERT_TRUE((*sink)->ReadOnceAt("a", 0, bytes).ok());
   EXPECT_EQ(out, "1234");
   ASSERT_TRUE((*sink)->PutFile("c", "long content").ok());
   ASSERT_TRUE((*sink)->PutFile("c", "short").ok());
@@ -200,13 +200,14 @@ TEST_F(LocalSinkTest, WritesStayInsideThePlannedFile) {
   EXPECT_FALSE((*sink)->WriteAt("a", 1, Bytes("1234")).ok());
   EXPECT_FALSE((*sink)->WriteAt("a", UINT64_MAX, Bytes("1")).ok());
   EXPECT_FALSE((*sink)->WriteAt("b", 0, Bytes("1")).ok());
+  EXPECT_FALSE((*sink)->WriteOnceAt("a", 1, Bytes("1234")).ok());
   EXPECT_FALSE((*sink)->SyncFile("b").ok());
   for (const char* name : {"", ".", "..", "x/y", "/x", "../x", "x\ny"}) {
     EXPECT_FALSE((*sink)->CreateFile(name, 1).ok()) << name;
     EXPECT_FALSE((*sink)->PutFile(name, "x").ok()) << name;
   }
   std::byte out[1];
-  EXPECT_FALSE((*sink)->ReadAt("../../secret", 0, absl::MakeSpan(out)).ok());
+  EXPECT_FALSE((*sink)->ReadOnceAt("../../secret", 0, absl::MakeSpan(out)).ok());
 }
 
 TEST_F(LocalSinkTest, RefusesImpossibleDestinations) {

@@ -26,6 +26,17 @@ TEST(BufferPoolTest, AReturnedBufferIsUsedAgain) {
   EXPECT_EQ(second->buffer.data(), data);
 }
 
+TEST(BufferPoolTest, TheLargestShareTheirBuffers) {
+  MemoryBudget budget(64 * kMi);
+  BufferPool pool(budget, nullptr, UINT64_MAX, 16 * kMi);
+  pool.Release(*pool.Acquire(13 * kMi, Never));
+  pool.Release(*pool.Acquire(16 * kMi, Never));
+  EXPECT_EQ(budget.held_bytes(), 16 * kMi);
+  auto held = pool.Acquire(16 * kMi, Never);
+  pool.Release(*pool.Acquire(12 * kMi, Never));  // too small for that
+  EXPECT_EQ(budget.held_bytes(), 28 * kMi);
+}
+
 TEST(BufferPoolTest, IdleBuffersMakeRoomForALargerOne) {
   MemoryBudget budget(4 * kMi);
   BufferPool pool(budget);

@@ -36,23 +36,13 @@ TEST(UnitRecordTest, ACopiedTensorHasNoFigures) {
   EXPECT_FALSE(back->quantized);
 }
 
-TEST(UnitRecordTest, ChecksumsSurviveTheRoundTripExactly) {
-  UnitRecord record;
-  record.output_checksums = {0, 1, ~uint64_t{0}, 0x8000000000000001};
-  const auto back = UnitRecordFromJson(UnitRecordToJson(record));
-  ASSERT_TRUE(back.ok()) << back.status();
-  EXPECT_EQ(back->output_checksums, record.output_checksums);
-  EXPECT_TRUE(back->output_sha256.empty());
-}
-
 TEST(UnitRecordTest, DamagedTextIsDataLoss) {
   for (const char* text :
        {"", "null", "[]", "{}", "{\"source_sha256\": 1, \"output_sha256\": []}",
         "{\"source_sha256\": \"a\", \"output_sha256\": \"b\"}", "{\"source_sha256\": \"a\"",
-        R"({"source_sha256": "a"})", R"({"source_sha256": "a", "output_xxh3": 1})",
-        R"({"source_sha256": "a", "output_xxh3": [1]})",
-        R"({"source_sha256": "a", "output_xxh3": ["12345678901234567"]})",
-        R"({"source_sha256": "a", "output_xxh3": ["g"]})"}) {
+        R"({"source_sha256": "a"})", R"({"source_sha256": "a", "output_sha256": []})",
+        R"({"source_sha256": "a", "output_sha256": 1})",
+        R"({"source_sha256": "a", "output_sha256": ["b", 1]})"}) {
     EXPECT_TRUE(absl::IsDataLoss(UnitRecordFromJson(text).status())) << text;
   }
 }

@@ -149,6 +149,31 @@ TEST_F(WorkerPoolTest, IdleThreadsTakePartInALoop) {
   EXPECT_EQ(threads.size(), 3u);
 }
 
+// Whoever finishes may wait for a disk.
+TEST_F(WorkerPoolTest, ThreadsComputeWhileOthersFinish) {
+  Start(1);
+  Mutex mutex;
+  bool computed = false;
+  // Ends only if the next task is computed meanwhile.
+  pool_->Submit({QuantizeOn, [&](const absl::Status& status, absl::string_view kind) {
+                   {
+                     MutexLock lock(&mutex);
+                     mutex.Await(absl::Condition(&computed));
+                   }
+                   finished_.Add(status, kind);
+                 }});
+  pool_->Submit({[&](const Computing&) {
+                   MutexLock lock(&mutex);
+                   computed = true;
+                   return absl::OkStatus();
+                 },
+                 [this](const absl::Status& status, absl::string_view kind) {
+                   finished_.Add(status, kind);
+                 }});
+  finished_.Await(2);
+  EXPECT_THAT(finished_.kinds(), ElementsAre("cpu", "cpu"));
+}
+
 TEST_F(WorkerPoolTest, EveryBodyOfALoopRunsOnce) {
   Start(3);
   constexpr size_t kTasks = 20, kBodies = 1000;
