@@ -75,6 +75,9 @@ void GrpcServer::Shutdown(absl::Duration grace) {
       gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                    gpr_time_from_millis(absl::ToInt64Milliseconds(grace), GPR_TIMESPAN)));
   server_->Wait();
+  // gRPC is done with a stream a moment before the last thread that served it is. Asking again and
+  // again, because whoever goes last must not touch anything that we may take down then.
+  while (context_.tensor_streams > 0) absl::SleepFor(absl::Milliseconds(1));
 }
 
 }  // namespace sinq

@@ -28,15 +28,20 @@ class GrpcServer {
   int port() const { return port_; }
   // Health turns to NOT_SERVING for every name, for good; calls are still served.
   void StopServing();
-  // Takes no more calls, waits for open ones at most `grace`, then cancels them.
+  // Takes no more calls, waits for open ones at most `grace`, then cancels them. Their memory is
+  // given back when this returns.
   void Shutdown(absl::Duration grace);
 
  private:
   explicit GrpcServer(ServiceContext& context)
-      : workers_(context.workers), quantization_(context), tensors_(context) {}
+      : context_(context),
+        workers_(context.workers),
+        quantization_(context),
+        tensors_(context) {}
   // Each worker as the service "device/NAME"; the server itself serves as long as the CPU is there.
   void ServeHealth();
 
+  ServiceContext& context_;
   WorkerPool& workers_;
   QuantizationServiceImpl quantization_;
   TensorServiceImpl tensors_;

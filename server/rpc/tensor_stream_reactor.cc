@@ -24,6 +24,7 @@ absl::Status Misplaced(absl::string_view what) {
 // A header alone must not lock more than so much memory: its bytes may never come.
 TensorStreamReactor::TensorStreamReactor(ServiceContext& context)
     : context_(context),
+      counted_(context.tensor_streams),
       buffers_(context.budget, context.workers.host_memory(), kMaxPinnedStreamBytes) {}
 
 TensorStreamReactor* TensorStreamReactor::Start(ServiceContext& context) {
@@ -32,7 +33,7 @@ TensorStreamReactor* TensorStreamReactor::Start(ServiceContext& context) {
   {
     MutexLock lock(&raw->mutex_);
     raw->self_ = std::move(reactor);
-    if (++context.tensor_streams > kMaxTensorStreams) {
+    if (context.tensor_streams > kMaxTensorStreams) {
       raw->Fail(MakeError(absl::StatusCode::kResourceExhausted, Reason::kLimitExceeded,
                           "Too many tensor streams; try again later.",
                           {{"limit", "max_tensor_streams"}}, absl::Seconds(2)));
@@ -238,7 +239,6 @@ void TensorStreamReactor::OnCancel() {
 }
 
 void TensorStreamReactor::OnDone() {
-  --context_.tensor_streams;
   std::shared_ptr<TensorStreamReactor> last;  // outlives the lock
   {
     MutexLock lock(&mutex_);

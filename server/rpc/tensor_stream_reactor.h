@@ -57,7 +57,20 @@ class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::Quant
   void OnQuantized(TensorPtr tensor, const absl::Status& status, absl::string_view worker_kind);
   bool Cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
 
+  // Counts the stream from before its first member to after its last.
+  class Counted {
+   public:
+    explicit Counted(std::atomic<int>& streams) : streams_(streams) { ++streams_; }
+    ~Counted() { --streams_; }
+    Counted(const Counted&) = delete;
+    Counted& operator=(const Counted&) = delete;
+
+   private:
+    std::atomic<int>& streams_;
+  };
+
   ServiceContext& context_;
+  const Counted counted_;
   const SteadyTime begin_ = std::chrono::steady_clock::now();
   BufferPool buffers_;  // of this stream alone: what one client sent never reaches another
   std::atomic<bool> cancelled_ = false;
