@@ -7,7 +7,8 @@ namespace sinq::kernels {
 // Raised with every change of README.md that can change a byte of an output, so that no output is
 // begun by one arithmetic and finished by another.
 //   2: the search of section 4.1 has five codings.
-//   3: shards are laid out in the order of the plan (shard_layout.h).
+//   3: shards are laid out in the order of the plan (shard_layout.h); groups that are not balanced
+//      are scaled one by one (section 8.2).
 inline constexpr int kArithmeticVersion = 3;
 
 }  // namespace sinq::kernels

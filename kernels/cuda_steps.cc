@@ -121,6 +121,7 @@ CudaTensor PlanTensor(const QuantParams& params, int64_t rows, int64_t cols, Wei
   tensor.tiles = rows / tensor.tile_rows * tensor.groups_per_row;
   tensor.columns = tensor.tiles * tensor.group;
   tensor.balances = Balances(params.method) && MakesColumnScale(params);
+  tensor.scales_groups = ScalesGroups(params);
   if (input != WeightDtype::kF8E4M3) tensor.dense = input;
   tensor.has_candidates = NeedsActivations(params.method);
   // F32: as it is. What is still to be divided is rounded afterwards.
@@ -154,6 +155,7 @@ CudaTensor PlanErrorMeasure(const QuantParams& params, int64_t rows, int64_t col
   tiles.tiling = Tiling::k1D;
   CudaTensor tensor = PlanTensor(tiles, rows, cols);
   tensor.balances = Balances(params.method);
+  tensor.scales_groups = false;
   tensor.column_storage = AuxStorage::kF16;
   tensor.quantizes = tensor.has_candidates = false;
   tensor.measures_errors = true;

@@ -68,6 +68,7 @@ struct CudaTensor {
   int64_t columns = 0;         // length of t: tiles * group
   AuxStorage aux = AuxStorage::kU8;  // effective
   bool balances = false;       // tiles get a t and r of their own
+  bool scales_groups = false;  // as kernels::ScalesGroups, where scales are fitted
   WeightDtype dense = WeightDtype::kBf16;  // what layout kDense stores: the input's, BF16 for FP8
   AuxStorage column_storage = AuxStorage::kF16;  // what t is rounded to when tiles are balanced
   bool quantizes = true;  // false: balanced tiles are measured, nothing is stored

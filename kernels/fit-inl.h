@@ -196,23 +196,105 @@ HWY_INLINE void FitGroups(const Blocks& blocks, const FitParams& params,
   FitAsymmetric(blocks, seen, params, fits);
 }
 
+// Scales and zeros of transposed groups, which may change.
+HWY_INLINE void FitBlocks(float* y, int group, const FitParams& params,
+                          Placement (&fits)[kBlocks]) {
+  const DF d;
+  Blocks blocks{{}, group};
+  VF undo[kBlocks];
+  for (size_t b = 0; b < kBlocks; ++b) {
+    float* const block = BlockOf(y, b);
+    if (params.rounding == Rounding::kHadamard) TransformLanes(block, group);
+    undo[b] = params.scales_groups ? ScaleGroups(block, group) : hn::Set(d, 1.0f);
+    blocks.y[b] = block;
+  }
+  FitGroups(blocks, params, fits);
+  for (size_t b = 0; b < kBlocks; ++b) {
+    // Adding 0 turns -0, about which instruction sets disagree, into 0.
+    fits[b].scale = hn::Mul(hn::Add(fits[b].scale, hn::Zero(d)), undo[b]);
+    fits[b].zero = hn::Add(fits[b].zero, hn::Zero(d));
+  }
+}
+
+HWY_INLINE void StoreFits(const Placement (&fits)[kBlocks], int64_t first, int64_t rows,
+                          float* scale, float* zero) {
+  for (size_t b = 0; b < kBlocks; ++b, first += static_cast<int64_t>(kLanes)) {
+    StoreRows(fits[b].scale, first, rows, scale);
+    StoreRows(fits[b].zero, first, rows, zero);
+  }
+}
+
 void FitTile(const Tile& tile, const float* u, const FitParams& params, float* scale, float* zero) {
   ForBlocks<kBlocks>(tile, u, [&](int64_t i, float* y) {
-    Blocks blocks{{}, tile.group};
-    for (size_t b = 0; b < kBlocks; ++b) {
-      float* const block = BlockOf(y, b);
-      if (params.rounding == Rounding::kHadamard) TransformLanes(block, tile.group);
-      blocks.y[b] = block;
-    }
     Placement fits[kBlocks];
-    FitGroups(blocks, params, fits);
-    for (size_t b = 0; b < kBlocks; ++b) {
-      // Adding 0 turns -0, about which instruction sets disagree, into 0.
-      const int64_t first = i + static_cast<int64_t>(b * kLanes);
-      StoreRows(hn::Add(fits[b].scale, hn::Zero(DF())), first, tile.rows, scale);
-      StoreRows(hn::Add(fits[b].zero, hn::Zero(DF())), first, tile.rows, zero);
-    }
+    FitBlocks(y, tile.group, params, fits);
+    StoreFits(fits, i, tile.rows, scale, zero);
   });
+}
+
+// Rows [first, last) of the matrix by blocks, tile after tile: neighbours in memory one after the
+// other. `rows_of(i, tile)` gives the block's rows of a tile for TransposeRows.
+template <class RowsOf>
+HWY_INLINE int64_t FitRowsOf(const MatrixView& in, int group, const FitParams& params,
+                             int64_t first, int64_t last, const RowsOf& rows_of, float* scale,
+                             float* zero) {
+  constexpr int64_t kBlockRows = static_cast<int64_t>(kBlocks * kLanes);
+  HWY_ALIGN float y[kBlocks * kMaxGroup * kLanes];
+  for (int64_t i = first; i < last; i += kBlockRows) {
+    bool is_finite = true;
+    for (int64_t tile = 0; tile < in.cols / group; ++tile) {
+      const auto rows = rows_of(i, tile);
+      for (size_t b = 0; b < kBlocks; ++b) {
+        TransposeRows(rows, static_cast<int64_t>(b * kLanes), last - i, group, BlockOf(y, b));
+        is_finite = is_finite && AreFinite(BlockOf(y, b), group);
+      }
+      Placement fits[kBlocks];
+      FitBlocks(y, group, params, fits);
+      StoreFits(fits, i, last, scale + tile * in.rows, zero + tile * in.rows);
+    }
+    if (!is_finite) return FindBadRow(in, i, std::min(i + kBlockRows, last));
+  }
+  return -1;
+}
+
+// BF16 weights that lie at an even address.
+HWY_INLINE int64_t FitBf16Rows(const MatrixView& in, int group, const FitParams& params,
+                               int64_t first, int64_t last, float* scale, float* zero) {
+  HWY_ALIGN float ones[kMaxGroup];
+  std::fill_n(ones, group, 1.0f);
+  const auto* const w = reinterpret_cast<const uint16_t*>(in.data);
+  const size_t cols = static_cast<size_t>(in.cols);
+  const auto rows_of = [&](int64_t i, int64_t tile) {
+    const size_t col = static_cast<size_t>(tile * group);
+    const uint16_t* const from = w + static_cast<size_t>(i) * cols + col;
+    PrefetchBlock(from + group, cols, std::min<int64_t>(kBlocks * kLanes, last - i), group);
+    return MatrixRows{from, cols,
+                      in.row_factor.empty() ? nullptr : in.row_factor.data() + i,
+                      in.column_factor.empty() ? ones : in.column_factor.data() + col};
+  };
+  return FitRowsOf(in, group, params, first, last, rows_of, scale, zero);
+}
+
+HWY_INLINE int64_t FitWidenedRows(const MatrixView& in, int group, const FitParams& params,
+                                  int64_t first, int64_t last, float* scale, float* zero) {
+  HWY_ALIGN float values[kBlocks * kLanes * kMaxGroup];
+  HWY_ALIGN float ones[kMaxGroup];
+  std::fill_n(ones, group, 1.0f);
+  const auto rows_of = [&](int64_t i, int64_t tile) {
+    const int64_t count = std::min<int64_t>(kBlocks * kLanes, last - i);
+    for (int64_t row = 0; row < count; ++row)
+      WidenRow(in, i + row, tile * group, group, values + row * group);
+    return TileRows<float>{values, static_cast<size_t>(group), ones};
+  };
+  return FitRowsOf(in, group, params, first, last, rows_of, scale, zero);
+}
+
+int64_t FitRows(const MatrixView& in, int group, const FitParams& params, int64_t first,
+                int64_t count, float* scale, float* zero) {
+  const bool is_even = reinterpret_cast<uintptr_t>(in.data) % alignof(uint16_t) == 0;
+  if (in.dtype == WeightDtype::kBf16 && is_even)
+    return FitBf16Rows(in, group, params, first, first + count, scale, zero);
+  return FitWidenedRows(in, group, params, first, first + count, scale, zero);
 }
 
 template <class Levels>

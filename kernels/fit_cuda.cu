@@ -7,6 +7,7 @@
 // each fetches whole 128-byte lines of its own piece by piece, and the rest of a line waits in L1.
 // nvcc 13.0 for sm_90, BF16, even levels: 117 registers at g = 64 and 187 at g = 128; nothing is
 // spilled.
+#include "kernels/balance_cuda.cuh"
 #include "kernels/cuda_launch.h"
 #include "kernels/cuda_primitives.cuh"
 #include "kernels/cuda_steps.h"
@@ -42,6 +43,18 @@ __device__ void StoreUpstream(const FitArguments& p, int64_t e, const GroupFit& 
   p.arrays.row_factor[e] = inverse_r;
 }
 
+// Multiplies the group by its own 2^p; p. Not of a group with a NaN or infinity, whose tensor ends
+// in an error.
+template <int kGroup>
+__device__ int ScaleGroup(float (&y)[kGroup]) {
+  const GroupRange range = RangeOf(y);
+  const float largest = Max(-range.low, range.high);
+  if (!(largest > 0)) return 0;
+  const int exponent = ClampInt(-FloorLog2(largest), -kMaxExponent, kMaxExponent);
+  MultiplyGroup(PowerOfTwo(exponent), y);
+  return exponent;
+}
+
 constexpr int BookOf(Fitting fitting) {
   return fitting == Fitting::kNf4 ? 16 : fitting == Fitting::kNf3 ? 8 : 0;
 }
@@ -58,8 +71,9 @@ __global__ void __launch_bounds__(kThreads) FitKernel(FitArguments p) {
       MultiplyGroup(inverse_r, y);
       StoreUpstream(p, place.e, FitUpstream(y, p.rules), r, inverse_r);
     } else {
-      StoreDefault(p, place.e, FitDefault<BookOf(kFitting)>(y, p.rules),
-                   p.panel.states[place.tile].exponent);
+      const int exponent =
+          p.rules.scales_groups ? ScaleGroup(y) : p.panel.states[place.tile].exponent;
+      StoreDefault(p, place.e, FitDefault<BookOf(kFitting)>(y, p.rules), exponent);
     }
   }
 }

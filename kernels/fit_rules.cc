@@ -18,6 +18,7 @@ FitRules FitRulesOf(const CudaTensor& tensor) {
   rules.symmetric = tensor.params.symmetric;
   rules.low_share = 1.0f / static_cast<float>((1 << tensor.params.bits) - 2);
   rules.refine = tensor.params.method != Method::kRtn;
+  rules.scales_groups = tensor.scales_groups;
   rules.zero_grid = ZeroGridOf(tensor.params);
   const Codebook book = CodebookOf(RoundingOf(tensor.params.method));
   rules.book_size = book.size;

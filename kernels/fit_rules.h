@@ -15,6 +15,7 @@ struct FitRules {
   float half = 8;                 // 2^(b-1)
   bool symmetric = false;
   bool refine = true;             // false: range only
+  bool scales_groups = false;     // the group has a power of two of its own (section 8.2)
   ZeroGrid zero_grid = ZeroGrid::kSixteenths;
   float low_share = 0;            // zeros from one: fl(1 / (2^b - 2))
   float step = kRangeStep / 16;   // by how much the tried ranges differ

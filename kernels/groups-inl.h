@@ -16,24 +16,35 @@ HWY_BEFORE_NAMESPACE();
 namespace sinq::kernels {
 namespace HWY_NAMESPACE {
 
-// y of kLanes rows, transposed: y[k] holds column k of every row.
+// y = w * u of the rows of a tile.
 template <class T>
-HWY_INLINE void TransposeRows(const T* HWY_RESTRICT w, int rows, int group,
-                              const float* HWY_RESTRICT u, float* HWY_RESTRICT y) {
+struct TileRows {
+  const T* HWY_RESTRICT w;
+  size_t group;
+  const float* HWY_RESTRICT u;
+
+  HWY_INLINE VF Load(size_t row, size_t k) const {
+    const DF d;
+    return hn::Mul(LoadWeights(d, w + row * group + k), hn::LoadU(d, u + k));
+  }
+};
+
+// y of kLanes rows from `first` on, transposed: y[k] holds column k of every row. The last of
+// `row_count` rows is repeated.
+template <class Rows>
+HWY_INLINE void TransposeRows(const Rows& rows, int64_t first, int64_t row_count, int group,
+                              float* HWY_RESTRICT y) {
   const DF d;
   const hn::Repartition<double, DF> d64;
   HWY_ALIGN float out[4][kLanes];
   for (size_t r = 0; r < kLanes; r += 4) {
-    const T* row[4];
+    size_t row[4];
     for (size_t i = 0; i < 4; ++i)
-      row[i] =
-          w + std::min<size_t>(r + i, static_cast<size_t>(rows) - 1) * static_cast<size_t>(group);
+      row[i] = static_cast<size_t>(
+          std::min<int64_t>(first + static_cast<int64_t>(r + i), row_count - 1));
     for (size_t k = 0; k < static_cast<size_t>(group); k += kLanes) {
-      const VF scale = hn::LoadU(d, u + k);
-      const VF a = hn::Mul(LoadWeights(d, row[0] + k), scale),
-               b = hn::Mul(LoadWeights(d, row[1] + k), scale);
-      const VF c = hn::Mul(LoadWeights(d, row[2] + k), scale),
-               e = hn::Mul(LoadWeights(d, row[3] + k), scale);
+      const VF a = rows.Load(row[0], k), b = rows.Load(row[1], k);
+      const VF c = rows.Load(row[2], k), e = rows.Load(row[3], k);
       const auto ab0 = hn::BitCast(d64, hn::InterleaveLower(d, a, b)),
                  ab1 = hn::BitCast(d64, hn::InterleaveUpper(d, a, b));
       const auto ce0 = hn::BitCast(d64, hn::InterleaveLower(d, c, e)),
@@ -48,6 +59,46 @@ HWY_INLINE void TransposeRows(const T* HWY_RESTRICT w, int rows, int group,
       }
     }
   }
+}
+
+// Rows of a BF16 matrix, with its folded scales.
+struct MatrixRows {
+  const uint16_t* HWY_RESTRICT w;
+  size_t stride;
+  const float* HWY_RESTRICT row_factor;  // nullptr: none
+  const float* HWY_RESTRICT column_factor;
+
+  HWY_INLINE VF Load(size_t row, size_t k) const {
+    const DF d;
+    VF value = LoadWeights(d, w + row * stride + k);
+    if (row_factor != nullptr) value = hn::Mul(value, hn::Set(d, row_factor[row]));
+    return hn::Mul(value, hn::LoadU(d, column_factor + k));
+  }
+};
+
+// The same columns of some rows: into the second-level cache, because rows whose distance is a
+// multiple of 4 KiB share a few lines of the first.
+HWY_INLINE void PrefetchBlock(const uint16_t* from, size_t stride, int64_t rows, int group) {
+  constexpr int kValuesPerLine = 32;
+  for (int64_t row = 0; row < rows; ++row, from += stride) {
+    for (int k = 0; k < group; k += kValuesPerLine) __builtin_prefetch(from + k, 0, 2);
+  }
+}
+
+// Bits of the largest magnitude of each group; a NaN is above all.
+HWY_INLINE hn::Vec<DI> LargestBits(const float* y, int group) {
+  const DF d;
+  const DI di;
+  const auto magnitude = hn::Set(di, 0x7fffffff);
+  auto largest = hn::Zero(di);
+  for (size_t k = 0; k < static_cast<size_t>(group); ++k)
+    largest = hn::Max(largest, hn::And(hn::BitCast(di, hn::Load(d, y + k * kLanes)), magnitude));
+  return largest;
+}
+
+HWY_INLINE bool AreFinite(const float* y, int group) {
+  const DI di;
+  return hn::AllTrue(di, hn::Lt(LargestBits(y, group), hn::Set(di, 0x7f800000)));
 }
 
 HWY_INLINE VF SumOf(const float* y, int group) {
@@ -107,6 +158,16 @@ HWY_INLINE void StoreRows(VF value, int64_t first, int64_t rows, float* out) {
   std::copy_n(lanes, rows - first, out + first);
 }
 
+// Multiplies each group by 2^p, its own (README.md section 8.2), and returns 2^-p.
+HWY_INLINE VF ScaleGroups(float* y, int group) {
+  const DI di;
+  const auto exponent = hn::ShiftRight<23>(LargestBits(y, group));
+  const auto up = hn::Min(hn::Max(hn::Sub(hn::Set(di, 254), exponent), hn::Set(di, 1)),
+                          hn::Set(di, 253));
+  MultiplyRows(y, group, hn::BitCast(DF(), hn::ShiftLeft<23>(up)));
+  return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::Sub(hn::Set(di, 254), up)));
+}
+
 // Blocks of kLanes rows that are searched side by side: alone, each sum of a block would wait for
 // its own last addition, and each step of its search for the one before.
 constexpr size_t kBlocks = 2;
@@ -124,15 +185,12 @@ HWY_INLINE float* BlockOf(float* y, size_t b) { return y + b * kMaxGroup * kLane
 // last row repeat it.
 template <size_t blocks, class T, class Body>
 HWY_INLINE void ForBlocksOf(const T* w, const Tile& tile, const float* u, const Body& body) {
+  const TileRows<T> rows{w, static_cast<size_t>(tile.group), u};
   HWY_ALIGN float y[blocks * kMaxGroup * kLanes];
   for (int64_t i = 0; i < tile.rows; i += static_cast<int64_t>(blocks * kLanes)) {
-    for (size_t b = 0; b < blocks; ++b) {
-      const int64_t first = std::min<int64_t>(i + static_cast<int64_t>(b * kLanes), tile.rows - 1);
-      const int rows =
-          static_cast<int>(std::min<int64_t>(static_cast<int64_t>(kLanes), tile.rows - first));
-      TransposeRows(w + static_cast<size_t>(first * tile.group), rows, tile.group, u,
+    for (size_t b = 0; b < blocks; ++b)
+      TransposeRows(rows, i + static_cast<int64_t>(b * kLanes), tile.rows, tile.group,
                     BlockOf(y, b));
-    }
     body(i, y);
   }
 }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "hwy/cache_control.h"
@@ -161,6 +162,20 @@ TileScan LoadTile(const MatrixView& in, const TileRange& range, void* out) {
   }
   scan.largest = std::bit_cast<float>(scanner.largest());
   return scan;
+}
+
+// The first of rows [first, last) with a NaN or infinity, or `last`.
+HWY_INLINE int64_t FindBadRow(const MatrixView& in, int64_t first, int64_t last) {
+  HWY_ALIGN float values[kMaxGroup];
+  for (; first < last; ++first) {
+    for (int64_t col = 0; col < in.cols; col += kVirtualLanes) {
+      WidenRow(in, first, col, kVirtualLanes, values);
+      const bool is_finite =
+          std::all_of(values, values + kVirtualLanes, [](float v) { return std::isfinite(v); });
+      if (!is_finite) return first;
+    }
+  }
+  return last;
 }
 
 }  // namespace HWY_NAMESPACE

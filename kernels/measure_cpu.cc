@@ -17,8 +17,13 @@ int GroupOf(const MatrixView& in, const QuantParams& params) {
 FitParams FitParamsOf(const QuantParams& candidate, const MatrixView& in) {
   QuantParams effective = candidate;
   effective.aux = EffectiveAux(candidate, in.rows, in.cols);
-  return {candidate.bits, candidate.symmetric, candidate.method != Method::kRtn,
-          RoundingOf(candidate.method), ZeroGridOf(effective)};
+  FitParams fit;
+  fit.bits = candidate.bits;
+  fit.symmetric = candidate.symmetric;
+  fit.refine = candidate.method != Method::kRtn;
+  fit.rounding = RoundingOf(candidate.method);
+  fit.zero_grid = ZeroGridOf(effective);
+  return fit;
 }
 
 // Sums by rows in blocks of 32, in order (README.md section 7), and back in the units of w.

@@ -56,6 +56,13 @@ bool MakesColumnScale(const QuantParams& params) {
          HoldsColumnScale(params.layout) && params.own_column_scale;
 }
 
+bool ScalesGroups(const QuantParams& params) {
+  const Rounding rounding = RoundingOf(params.method);
+  return params.profile == Profile::kDefault && params.method != Method::kRtn &&
+         !MakesColumnScale(params) && rounding != Rounding::kHqq &&
+         rounding != Rounding::kHadamard;
+}
+
 ZeroRule ZeroRuleOf(const QuantParams& params) {
   switch (params.layout) {
     case Layout::kCompressedTensors:

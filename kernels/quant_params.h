@@ -83,6 +83,9 @@ bool NeedsActivations(Method method);  // MatrixView::activations must be there
 // Whether a column scale t is made by the kernel: the method balances (or scales by activations),
 // the layout can store t and own_column_scale is set.
 bool MakesColumnScale(const QuantParams& params);
+// Whether each group is brought near 1 by a power of two of its own before its scale is searched,
+// not by its tile's (README.md section 8.2).
+bool ScalesGroups(const QuantParams& params);
 // From layout, aux and symmetric.
 ZeroRule ZeroRuleOf(const QuantParams& params);
 

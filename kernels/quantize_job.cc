@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kPackedRowsPerTask = 512;  // packed rows between two looks at `cancelled`
 constexpr int64_t kDenseRowsPerTask = 32;
+constexpr int64_t kFitRowsPerTask = 128;
 
 // aux as it will be stored.
 QuantParams Effective(QuantParams params, int64_t rows, int64_t cols) {
@@ -90,8 +91,10 @@ size_t QuantizeJob::FixedBytes() {
 
 size_t QuantizeJob::SlotBytes() const {
   Arena arena(nullptr);
-  const int64_t rows = uses_activations() ? in_.rows : grid_.tile_rows();
-  TileArrays().Take(arena, rows, grid_.group(), TilesAreBf16(in_), is_hqq());
+  if (!FitsByRows()) {
+    const int64_t rows = uses_activations() ? in_.rows : grid_.tile_rows();
+    TileArrays().Take(arena, rows, grid_.group(), TilesAreBf16(in_), is_hqq());
+  }
   size_t size_bytes = arena.used();
   if (uses_activations()) size_bytes = std::max(size_bytes, ActivationSlotBytes(in_.cols));
   if (UsesFusedEncoder()) return size_bytes;
@@ -133,8 +136,14 @@ absl::Status QuantizeJob::Run(absl::Span<std::byte> scratch, ParallelFor paralle
 }
 
 FitParams QuantizeJob::MakeFitParams() const {
-  return {params().bits, symmetric(), params().method != Method::kRtn, rounding(),
-          ZeroGridOf(params())};
+  FitParams fit;
+  fit.bits = params().bits;
+  fit.symmetric = symmetric();
+  fit.refine = params().method != Method::kRtn;
+  fit.scales_groups = ScalesGroups(params());
+  fit.rounding = rounding();
+  fit.zero_grid = ZeroGridOf(params());
+  return fit;
 }
 
 // The search looks at 1D tiles whatever the tiling.
@@ -154,6 +163,7 @@ absl::Status QuantizeJob::FitTiles(const PassContext& context) {
     // Every group's zero. Group arrays are filled across their rows, which costs more than this.
     std::fill_n(arrays_.zero, grid_.group_count(), static_cast<float>(1 << (params().bits - 1)));
   }
+  if (FitsByRows()) return FitRows(context);
   const absl::StatusOr<std::vector<Balance>> balanced =
       ForTiles(context, grid_, params(), balances(), [&](const ReadyTile& ready) {
         if (upstream()) {
@@ -168,6 +178,27 @@ absl::Status QuantizeJob::FitTiles(const PassContext& context) {
   return absl::OkStatus();
 }
 
+absl::Status QuantizeJob::FitRows(const PassContext& context) {
+  std::fill_n(arrays_.column, grid_.column_count(), 1.0f);
+  const FitParams fit = MakeFitParams();
+  const int64_t tasks = (in_.rows + kFitRowsPerTask - 1) / kFitRowsPerTask;
+  std::vector<int64_t> bad_rows(static_cast<size_t>(tasks), -1);
+  const auto one = [&](std::byte* /*slot*/, int64_t task) {
+    const int64_t first = task * kFitRowsPerTask;
+    bad_rows[static_cast<size_t>(task)] =
+        ops_.fit_rows(in_, grid_.group(), fit, first, std::min(kFitRowsPerTask, in_.rows - first),
+                      FittedScales(), FittedZeros());
+  };
+  if (absl::Status status = ForItems(WithoutSlots(context), tasks, "rows", one); !status.ok())
+    return status;
+  for (const int64_t bad_row : bad_rows) {
+    if (bad_row >= 0) return FirstNonFinite(in_, bad_row);
+  }
+  FittedToStorageOrder();
+  Collect(std::vector<Balance>(static_cast<size_t>(grid_.tile_count())));
+  return absl::OkStatus();
+}
+
 float QuantizeJob::ColumnScale(const ReadyTile& ready, int k) const {
   const float t = ready.arrays->balance.best_column_scale[k];
   if (factor_ == nullptr) return t;
@@ -178,9 +209,10 @@ float QuantizeJob::ColumnScale(const ReadyTile& ready, int k) const {
 void QuantizeJob::FitDefault(const ReadyTile& ready) {
   float u[kMaxGroup];
   float* column = arrays_.column + grid_.FirstColumn(ready.index);
+  const int exponent = ScalesGroups(params()) ? 0 : ready.balance.exponent;
   for (int k = 0; k < grid_.group(); ++k) {
     column[k] = RoundToStored(ColumnScale(ready, k), params().aux);
-    u[k] = 1.0f / column[k] * std::ldexp(1.0f, ready.balance.exponent);
+    u[k] = 1.0f / column[k] * std::ldexp(1.0f, exponent);
   }
   TileArrays& buffers = *ready.arrays;
   if (is_hqq()) {
@@ -188,7 +220,7 @@ void QuantizeJob::FitDefault(const ReadyTile& ready) {
   } else {
     ops_.fit(ready.tile, u, MakeFitParams(), buffers.scale, buffers.zero);
   }
-  const float undo = std::ldexp(1.0f, -ready.balance.exponent);
+  const float undo = std::ldexp(1.0f, -exponent);
   const int64_t rows = ready.tile.rows;
   float* const scale = FittedScales() + ready.index * rows;
   for (int64_t i = 0; i < rows; ++i) scale[i] = buffers.scale[i] * undo;

@@ -60,6 +60,9 @@ class QuantizeJob {
 
   absl::Status SearchFactor(const PassContext& context);
   absl::Status FitTiles(const PassContext& context);
+  // Where nothing but the groups themselves is looked at: in the order of memory.
+  bool FitsByRows() const { return ScalesGroups(params()) && !grid_.is_square(); }
+  absl::Status FitRows(const PassContext& context);
   float ColumnScale(const ReadyTile& ready, int k) const;
   // Scales and zeros of profile default, tile by tile: their own arrays or, where groups are stored
   // otherwise, two that are not in use yet.

@@ -194,7 +194,8 @@ int LaunchBalance(const CudaTensor& tensor, const DeviceWeights& weights, const 
   p.group = tensor.group;
   p.scale_free = tensor.params.profile == Profile::kDefault;
   p.balances = tensor.balances;
-  p.searches = p.scale_free && !p.balances && tensor.params.method != Method::kRtn;
+  p.searches = p.scale_free && !p.balances && !tensor.scales_groups &&
+               tensor.params.method != Method::kRtn;
   return LaunchRounds(p, stream);
 }
 

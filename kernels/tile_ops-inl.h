@@ -27,6 +27,7 @@ const TileOps* GetTileOps() {
                             &Extremes,
                             &Update,
                             &FitTile,
+                            &FitRows,
                             &FitUpstream,
                             &FitHqq,
                             &ScoreTile,

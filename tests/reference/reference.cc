@@ -181,10 +181,20 @@ class Work {
       if (upstream()) {
         y.push_back(w * Rcp(t) * Rcp(balance.r[static_cast<size_t>(i)]));
       } else {
-        y.push_back(w * (Rcp(NearestStored(t, params_.aux)) * PowerOfTwo(balance.exponent)));
+        const int exponent = ScalesGroups(params_) ? 0 : balance.exponent;
+        y.push_back(w * (Rcp(NearestStored(t, params_.aux)) * PowerOfTwo(exponent)));
       }
     }
     return is_hadamard() ? Hadamard(y) : y;
+  }
+
+  // Multiplies the group by its own 2^p; p.
+  static int ScaleGroup(std::vector<float>& y) {
+    float a = 0;
+    for (const float value : y) a = std::max(a, std::abs(value));
+    const int exponent = a > 0 ? std::clamp(-std::ilogb(a), -126, 126) : 0;
+    for (float& value : y) value *= PowerOfTwo(exponent);
+    return exponent;
   }
 
   void FitTile(const Place& place, const TileBalance& balance) {
@@ -195,6 +205,8 @@ class Work {
     for (int64_t i = 0; i < place.rows; ++i) {
       const size_t at = static_cast<size_t>(i),
                    e = E(place.first_row + i, place.first_col / out_.group);
+      const int exponent =
+          ScalesGroups(params_) ? ScaleGroup(ys[at]) : balance.exponent;
       ReferenceGroup fit;
       if (rounding() == Rounding::kHqq) {
         fit = hqq.groups[at];
@@ -203,7 +215,7 @@ class Work {
         fit = exact_[e] =
             upstream() ? UpstreamFit(ys[at], params_) : ReferenceFit(ys[at], params_, params_.aux);
       }
-      const float factor = upstream() ? balance.r[at] : PowerOfTwo(-balance.exponent);
+      const float factor = upstream() ? balance.r[at] : PowerOfTwo(-exponent);
       out_.scale[e] = WithoutNegativeZero(fit.scale) * factor;
       out_.zero[e] = WithoutNegativeZero(fit.zero);
     }
