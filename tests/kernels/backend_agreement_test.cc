@@ -165,6 +165,18 @@ TEST(BackendAgreementTest, NonFiniteElementsAreNamed) {
   }
 }
 
+// Fitted by rows, where the first bad row may lie in any block of them.
+TEST(BackendAgreementTest, NonFiniteElementsOfUnbalancedGroupsAreNamed) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const bool symmetric : {false, true}) {
+    QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, 4, 64, symmetric};
+    params.layout = Layout::kCompressedTensors;
+    ExpectBadElement(params, {5 * 128 + 100}, nan, "[5, 100] is NaN");
+    ExpectBadElement(params, {69 * 128 + 127, 68 * 128}, nan, "[68, 0] is NaN");
+    ExpectBadElement(params, {9 * 128 + 3, 4 * 128 + 70}, nan, "[4, 70] is NaN");
+  }
+}
+
 TEST(BackendAgreementTest, Fp8NanIsNamed) {
   TestMatrix matrix = MakeTestMatrix(64, 128, WeightDtype::kF8E4M3, 1);
   matrix.bytes[128 * 2 + 9] = std::byte{0xff};
@@ -235,10 +247,49 @@ TEST(BackendAgreementTest, FoldingThatOverflowsNamesTheElement) {
   matrix.column_factor[70] = 3e38f;
   matrix.row_factor.assign(64, 1.0f);
   matrix.row_factor[5] = 1e30f;
-  const absl::Status status = RunBackend(*Targets().front(), matrix.View(), {}).status;
-  EXPECT_TRUE(absl::StrContains(status.message(), "[5, 70] is infinite with its folded scales"))
-      << status;
-  EXPECT_FALSE(RunBackend(ReferenceBackend(), matrix.View(), {}).status.ok());
+  QuantParams unbalanced;
+  unbalanced.own_column_scale = false;
+  for (const QuantParams& params : {QuantParams(), unbalanced}) {
+    const absl::Status status = RunBackend(*Targets().front(), matrix.View(), params).status;
+    EXPECT_TRUE(absl::StrContains(status.message(), "[5, 70] is infinite with its folded scales"))
+        << status;
+    EXPECT_FALSE(RunBackend(ReferenceBackend(), matrix.View(), params).status.ok());
+  }
+}
+
+// Scales without a balanced tile around them: every way of reading rows, and blocks of them that
+// are not full.
+TEST(BackendAgreementTest, UnbalancedGroups) {
+  for (const WeightDtype dtype : kDtypes) {
+    for (const int64_t rows : {1, 31, 33, 300}) {
+      for (const int which : {0, 1, 2, 3}) {
+        TestMatrix matrix = MakeTestMatrix(rows, 192, dtype, 31);
+        FoldScales(matrix, which & 1, which & 2, 5);
+        QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, 4, 64, which > 1};
+        params.layout = Layout::kSinq;
+        params.own_column_scale = false;
+        ExpectAgreement(matrix, params, "by rows");
+      }
+    }
+  }
+}
+
+TEST(BackendAgreementTest, UnbalancedGroupsAtAnOddAddress) {
+  const TestMatrix matrix = MakeTestMatrix(40, 128, WeightDtype::kBf16, 33);
+  std::vector<std::byte> moved(1);
+  moved.insert(moved.end(), matrix.bytes.begin(), matrix.bytes.end());
+  MatrixView view = matrix.View();
+  QuantParams params;
+  params.own_column_scale = false;
+  for (const std::unique_ptr<Backend>& target : Targets()) {
+    view.data = matrix.bytes.data();
+    const auto expected = RunBackend(*target, view, params);
+    // Memory of a vector begins at an even address.
+    view.data = moved.data() + 1;
+    const auto actual = RunBackend(*target, view, params);
+    ASSERT_TRUE(actual.status.ok()) << actual.status;
+    EXPECT_EQ(actual.planes, expected.planes) << target->GetCapabilities().target;
+  }
 }
 
 // Every layout with every width, aux and symmetry that it holds.
