@@ -3,14 +3,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "server/base/direct_blocks.h"
 
 namespace sinq {
 namespace {
 
-constexpr size_t kPieceBytes = 4 << 20;         // each write waits for the disk
-constexpr size_t kDirectFromBytes = 1 << 18;    // below, the cache gathers what the disk gets
-constexpr size_t kDigestBytes = 1 << 18;        // copied and digested in the second-level cache
+constexpr size_t kPieceBytes = 4 << 20;       // each write waits for the disk
+constexpr size_t kDirectFromBytes = 1 << 18;  // below, the cache gathers what the disk gets
+constexpr size_t kDigestBytes = 1 << 18;      // copied and digested in the second-level cache
 
 std::byte* FirstBlock(std::byte* memory) {
   return memory + BytesToNextBlock(reinterpret_cast<uintptr_t>(memory));
@@ -40,6 +41,11 @@ void RangeWriter::BeginPiece() {
 }
 
 absl::Status RangeWriter::Append(absl::Span<const std::byte> data) {
+  if (data.size() > left_bytes_ - gathered_bytes_) {
+    return absl::InternalError(absl::StrCat(data.size(), " bytes at ", at_ + gathered_bytes_,
+                                            " of \"", digester_.file_name(),
+                                            "\" are more than were planned"));
+  }
   while (!data.empty()) {
     const size_t room = std::min(piece_.size() - gathered_bytes_, kDigestBytes);
     const absl::Span<std::byte> to = piece_.subspan(gathered_bytes_, std::min(room, data.size()));

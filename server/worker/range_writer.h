@@ -29,7 +29,7 @@ class RangeWriter {
   RangeWriter(const RangeWriter&) = delete;
   RangeWriter& operator=(const RangeWriter&) = delete;
 
-  // The next bytes of the range.
+  // The next bytes of the range. Internal if that is more than the range has.
   absl::Status Append(absl::Span<const std::byte> data);
   // After all of the range was appended: its digest, hex.
   std::string Finish();

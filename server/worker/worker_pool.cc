@@ -332,8 +332,8 @@ kernels::HostMemory* WorkerPool::host_memory() const {
 WorkerStatus WorkerPool::StatusOf(size_t worker) const {
   const Worker& fixed = workers_[worker];
   return {fixed.name,    fixed.kind,           fixed.architecture,
-          fixed.threads, states_[worker].busy, !states_[worker].lost,
-          {}};
+          fixed.threads, std::min(states_[worker].busy, fixed.threads),
+          !states_[worker].lost, {}};
 }
 
 std::vector<WorkerStatus> WorkerPool::Workers() const {

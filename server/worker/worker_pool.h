@@ -60,7 +60,7 @@ struct WorkerStatus {
   std::string kind;          // "cpu", "cuda"
   std::string architecture;  // "AVX3_ZEN4", "sm_90"
   int threads = 0;
-  int busy = 0;  // threads
+  int busy = 0;  // threads, those that only finish counted in
   bool healthy = true;
   kernels::DeviceStats stats;
 };

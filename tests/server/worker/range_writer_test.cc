@@ -89,6 +89,14 @@ TEST_F(RangeWriterTest, WhatIsWrittenOutOfOrderIsReadBack) {
   EXPECT_GT(plan_->Count(FaultOperation::kRead), 0);
 }
 
+TEST_F(RangeWriterTest, MoreThanTheRangeHasIsRefused) {
+  RangeWriter writer(*sink_, digester_, 100, 1000, staging_.span());
+  EXPECT_TRUE(writer.Append(Bytes(Part(100, 600))).ok());
+  EXPECT_TRUE(absl::IsInternal(writer.Append(Bytes(Part(700, 401)))));
+  EXPECT_TRUE(writer.Append(Bytes(Part(700, 400))).ok());
+  EXPECT_TRUE(absl::IsInternal(writer.Append(Bytes("x"))));
+}
+
 TEST_F(RangeWriterTest, AFullDiskIsTheAppendersError) {
   plan_->Fail(FaultOperation::kWrite, 2, ENOSPC);
   const auto digest = Write(0, kFileBytes, 1 << 20);
