@@ -119,6 +119,8 @@ size_t WorkerPool::FindToFinish() const {
 }
 
 WorkerPool::Turn WorkerPool::Take(size_t worker, Role role) {
+  // Whoever waits for the disk here cannot compute meanwhile.
+  const bool finishes = worker == kCpu && (role == Role::kFinish || !cpu_beside_devices_);
   size_t found = 0;
   SharedLoop* loop = nullptr;
   MutexLock lock(&mutex_);
@@ -127,7 +129,7 @@ WorkerPool::Turn WorkerPool::Take(size_t worker, Role role) {
     const bool computes = role == Role::kCompute && !states_[worker].lost;
     found = computes ? FindToCompute(worker) : queue_.size();
     loop = computes && worker == kCpu && found == queue_.size() ? FindLoop() : nullptr;
-    if (worker == kCpu && found == queue_.size() && loop == nullptr) found = FindToFinish();
+    if (finishes && found == queue_.size() && loop == nullptr) found = FindToFinish();
     return found < queue_.size() || loop != nullptr || states_[worker].lost ||
            (stopping_ && unfinished_ == 0);
   };

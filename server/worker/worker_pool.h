@@ -144,8 +144,8 @@ class WorkerPool {
     double quantize_seconds = 0, at_seconds = 0;
   };
 
-  // What a thread is for. A thread of the CPU that computes also finishes, if nothing else is to be
-  // done.
+  // What a thread is for. Where the CPU leaves computing to devices, its threads that would compute
+  // finish too.
   enum class Role : uint8_t { kCompute, kFinish };
 
   void AddWorker(std::unique_ptr<kernels::Backend> backend, std::string name, std::string kind,
