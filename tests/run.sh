@@ -10,6 +10,7 @@ set -uo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$repo" || exit 1
 export PYTHONDONTWRITEBYTECODE=1
+export TSAN_OPTIONS=suppressions=$repo/tests/tsan.supp
 fast=false sanitizers=false
 for arg in "$@"; do
   case $arg in
