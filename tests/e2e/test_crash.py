@@ -242,7 +242,8 @@ class ReadOnceTest(unittest.TestCase):
             server = Server(home, "--memory-budget", budget, "--workers", "2").start()
             self.addCleanup(server.stop)
             before = server.io()["rchar"]
-            self.assertEqual(server.submit(source, home / "out", "--wait", *flags).code, 0)
+            result = server.submit(source, home / "out", "--wait", *flags)
+            self.assertEqual(result.code, 0, f"{result}\nserver: {server.process.poll()}\n{server.tail()}")
             read = server.io()["rchar"] - before
             # Besides the source: the output once for the manifest's digests, the job store's pages, requests on
             # sockets, config and index. Reading the source twice would be far more.
