@@ -196,17 +196,23 @@ HWY_INLINE void FitGroups(const Blocks& blocks, const FitParams& params,
   FitAsymmetric(blocks, seen, params, fits);
 }
 
-// Scales and zeros of transposed groups, which may change.
-HWY_INLINE void FitBlocks(float* y, int group, const FitParams& params,
+// Scales and zeros of transposed groups, which may change. False if a group that is scaled has a
+// NaN or infinity.
+HWY_INLINE bool FitBlocks(float* y, int group, const FitParams& params,
                           Placement (&fits)[kBlocks]) {
   const DF d;
   Blocks blocks{{}, group};
   VF undo[kBlocks];
+  bool is_finite = true;
   for (size_t b = 0; b < kBlocks; ++b) {
     float* const block = BlockOf(y, b);
     if (params.rounding == Rounding::kHadamard) TransformLanes(block, group);
-    undo[b] = params.scales_groups ? ScaleGroups(block, group) : hn::Set(d, 1.0f);
+    undo[b] = hn::Set(d, 1.0f);
     blocks.y[b] = block;
+    if (!params.scales_groups) continue;
+    const auto largest_bits = LargestBits(block, group);
+    is_finite = is_finite && AreFinite(largest_bits);
+    undo[b] = ScaleGroups(block, group, largest_bits);
   }
   FitGroups(blocks, params, fits);
   for (size_t b = 0; b < kBlocks; ++b) {
@@ -214,6 +220,7 @@ HWY_INLINE void FitBlocks(float* y, int group, const FitParams& params,
     fits[b].scale = hn::Mul(hn::Add(fits[b].scale, hn::Zero(d)), undo[b]);
     fits[b].zero = hn::Add(fits[b].zero, hn::Zero(d));
   }
+  return is_finite;
 }
 
 HWY_INLINE void StoreFits(const Placement (&fits)[kBlocks], int64_t first, int64_t rows,
@@ -244,12 +251,10 @@ HWY_INLINE int64_t FitRowsOf(const MatrixView& in, int group, const FitParams& p
     bool is_finite = true;
     for (int64_t tile = 0; tile < in.cols / group; ++tile) {
       const auto rows = rows_of(i, tile);
-      for (size_t b = 0; b < kBlocks; ++b) {
+      for (size_t b = 0; b < kBlocks; ++b)
         TransposeRows(rows, static_cast<int64_t>(b * kLanes), last - i, group, BlockOf(y, b));
-        is_finite = is_finite && AreFinite(BlockOf(y, b), group);
-      }
       Placement fits[kBlocks];
-      FitBlocks(y, group, params, fits);
+      is_finite = FitBlocks(y, group, params, fits) && is_finite;
       StoreFits(fits, i, last, scale + tile * in.rows, zero + tile * in.rows);
     }
     if (!is_finite) return FindBadRow(in, i, std::min(i + kBlockRows, last));

@@ -96,9 +96,9 @@ HWY_INLINE hn::Vec<DI> LargestBits(const float* y, int group) {
   return largest;
 }
 
-HWY_INLINE bool AreFinite(const float* y, int group) {
+HWY_INLINE bool AreFinite(hn::Vec<DI> largest_bits) {
   const DI di;
-  return hn::AllTrue(di, hn::Lt(LargestBits(y, group), hn::Set(di, 0x7f800000)));
+  return hn::AllTrue(di, hn::Lt(largest_bits, hn::Set(di, 0x7f800000)));
 }
 
 HWY_INLINE VF SumOf(const float* y, int group) {
@@ -158,10 +158,11 @@ HWY_INLINE void StoreRows(VF value, int64_t first, int64_t rows, float* out) {
   std::copy_n(lanes, rows - first, out + first);
 }
 
-// Multiplies each group by 2^p, its own (README.md section 8.2), and returns 2^-p.
-HWY_INLINE VF ScaleGroups(float* y, int group) {
+// Multiplies each group by 2^p, its own (README.md section 8.2), and returns 2^-p. `largest_bits`:
+// of LargestBits.
+HWY_INLINE VF ScaleGroups(float* y, int group, hn::Vec<DI> largest_bits) {
   const DI di;
-  const auto exponent = hn::ShiftRight<23>(LargestBits(y, group));
+  const auto exponent = hn::ShiftRight<23>(largest_bits);
   const auto up = hn::Min(hn::Max(hn::Sub(hn::Set(di, 254), exponent), hn::Set(di, 1)),
                           hn::Set(di, 253));
   MultiplyRows(y, group, hn::BitCast(DF(), hn::ShiftLeft<23>(up)));

@@ -169,8 +169,9 @@ struct TileOps {
   // scale[i], zero[i] of every row of the tile, in the space y = w*u.
   void (*fit)(const Tile& tile, const float* u, const FitParams& params, float* scale, float* zero);
   // The same in the space y = w for all groups of rows [first, first + count) of the matrix, in
-  // 1D tiles of `group` columns: values i + tile * in.rows of the arrays. Returns the first row
-  // with a NaN or infinity, whose arrays are not complete then; -1: none.
+  // 1D tiles of `group` columns, `params.scales_groups` being set: values i + tile * in.rows of the
+  // arrays. Returns the first row with a NaN or infinity, whose arrays are not complete then; -1:
+  // none.
   int64_t (*fit_rows)(const MatrixView& in, int group, const FitParams& params, int64_t first,
                       int64_t count, float* scale, float* zero);
   // The authors' rules on y = (w*u)*v.
