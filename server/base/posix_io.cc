@@ -15,32 +15,36 @@ namespace {
 // The kernel moves at most about 2 GiB per call anyway.
 constexpr size_t kMaxTransferBytes = size_t{1} << 30;
 
-}  // namespace
-
-TransferOutcome ReadFrom(int fd, uint64_t offset, absl::Span<std::byte> out) {
+// Calls `move(done, want)`, one of the two system calls, until `size_bytes` are moved, it moves
+// none, or an error comes.
+template <class Move>
+TransferOutcome MoveAll(size_t size_bytes, const Move& move) {
   size_t done = 0;
-  while (done < out.size()) {
-    const size_t want = std::min(out.size() - done, kMaxTransferBytes);
-    const ssize_t got = ::pread(fd, out.data() + done, want, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return {done, errno};
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
+  while (done < size_bytes) {
+    const ssize_t moved = move(done, std::min(size_bytes - done, kMaxTransferBytes));
+    if (moved < 0 && errno == EINTR) continue;
+    if (moved < 0) return {done, errno};
+    if (moved == 0) break;
+    done += static_cast<size_t>(moved);
   }
   return {done, 0};
 }
 
+}  // namespace
+
+TransferOutcome ReadFrom(int fd, uint64_t offset, absl::Span<std::byte> out) {
+  return MoveAll(out.size(), [&](size_t done, size_t want) {
+    return ::pread(fd, out.data() + done, want, static_cast<off_t>(offset + done));
+  });
+}
+
 TransferOutcome WriteTo(int fd, uint64_t offset, absl::Span<const std::byte> data) {
-  size_t done = 0;
-  while (done < data.size()) {
-    const size_t want = std::min(data.size() - done, kMaxTransferBytes);
-    const ssize_t put = ::pwrite(fd, data.data() + done, want, static_cast<off_t>(offset + done));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return {done, errno};
-    if (put == 0) return {done, EIO};  // would loop for ever
-    done += static_cast<size_t>(put);
-  }
-  return {done, 0};
+  TransferOutcome written = MoveAll(data.size(), [&](size_t done, size_t want) {
+    return ::pwrite(fd, data.data() + done, want, static_cast<off_t>(offset + done));
+  });
+  // Trying for ever would be worse.
+  if (written.error_number == 0 && written.bytes < data.size()) written.error_number = EIO;
+  return written;
 }
 
 UniqueFd OpenPastCache(int fd) {
