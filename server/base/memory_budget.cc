@@ -24,6 +24,11 @@ MemoryBudget::Reservation::~Reservation() {
   if (owner_ != nullptr) owner_->Release(bytes_);
 }
 
+MemoryBudget::Reservation MemoryBudget::Reservation::Split(uint64_t bytes) {
+  bytes_ -= bytes;
+  return Reservation(owner_, bytes);
+}
+
 bool MemoryBudget::CanGrant(uint64_t ticket, uint64_t bytes) const {
   if (waiting_.front() != ticket) return false;
   // Subtraction on the right, because the sum could wrap.

@@ -45,6 +45,8 @@ class MemoryBudget {
     Reservation& operator=(Reservation&& other) noexcept;
     ~Reservation();
     uint64_t bytes() const { return bytes_; }
+    // Moves `bytes` of it to a reservation of their own; there must be as many.
+    Reservation Split(uint64_t bytes);
 
    private:
     friend class MemoryBudget;

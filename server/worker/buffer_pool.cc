@@ -14,6 +14,13 @@ uint64_t Rounded(uint64_t size_bytes) {
 
 }  // namespace
 
+absl::StatusOr<PooledBuffer> AllocatePooled(kernels::HostMemory* memory,
+                                            MemoryBudget::Reservation reservation) {
+  absl::StatusOr<HostBuffer> buffer = HostBuffer::Allocate(memory, reservation.bytes());
+  if (!buffer.ok()) return buffer.status();
+  return PooledBuffer{std::move(reservation), *std::move(buffer)};
+}
+
 BufferPool::BufferPool(MemoryBudget& budget, kernels::HostMemory* memory,
                        uint64_t max_special_bytes, uint64_t largest_bytes)
     : budget_(budget),
@@ -42,30 +49,29 @@ absl::StatusOr<PooledBuffer> BufferPool::Acquire(uint64_t size_bytes,
   return Allocate(*std::move(granted));
 }
 
-absl::StatusOr<std::optional<PooledBuffer>> BufferPool::TryAcquire(uint64_t size_bytes) {
-  if (std::optional<PooledBuffer> idle = TakeIdle(size_bytes)) return idle;
-  std::optional<MemoryBudget::Reservation> reservation =
-      budget_.TryReserve(SizeOfBuffer(size_bytes));
-  if (!reservation) return std::nullopt;
+absl::StatusOr<std::optional<PooledBuffer>> BufferPool::TryAcquire(uint64_t size_bytes, Fit fit) {
+  constexpr uint64_t kUnlimited = std::numeric_limits<uint64_t>::max();
+  const uint64_t wanted_bytes = SizeOfBuffer(size_bytes);
+  const uint64_t most_bytes = fit == Fit::kClose ? wanted_bytes + wanted_bytes / 2 : kUnlimited;
+  if (std::optional<PooledBuffer> idle = TakeIdle(size_bytes, most_bytes)) return idle;
+  std::optional<MemoryBudget::Reservation> reservation = budget_.TryReserve(wanted_bytes);
+  if (!reservation) return TakeIdle(size_bytes, kUnlimited);
   absl::StatusOr<PooledBuffer> buffer = Allocate(*std::move(reservation));
   if (!buffer.ok()) return buffer.status();
   return *std::move(buffer);
 }
 
 absl::StatusOr<PooledBuffer> BufferPool::Allocate(MemoryBudget::Reservation reservation) {
-  const uint64_t size_bytes = reservation.bytes();
-  absl::StatusOr<HostBuffer> buffer =
-      HostBuffer::Allocate(size_bytes <= max_special_bytes_ ? memory_ : nullptr, size_bytes);
-  if (!buffer.ok()) return buffer.status();
-  return PooledBuffer{std::move(reservation), *std::move(buffer)};
+  const bool is_special = reservation.bytes() <= max_special_bytes_;
+  return AllocatePooled(is_special ? memory_ : nullptr, std::move(reservation));
 }
 
-std::optional<PooledBuffer> BufferPool::TakeIdle(uint64_t size_bytes) {
+std::optional<PooledBuffer> BufferPool::TakeIdle(uint64_t size_bytes, uint64_t most_bytes) {
   MutexLock lock(&mutex_);
   auto best = idle_.end();
   for (auto it = idle_.begin(); it != idle_.end(); ++it) {
     const uint64_t has_bytes = it->buffer.SizeBytes();
-    if (has_bytes < size_bytes) continue;
+    if (has_bytes < size_bytes || has_bytes > most_bytes) continue;
     if (best == idle_.end() || has_bytes < best->buffer.SizeBytes()) best = it;
   }
   if (best == idle_.end()) return std::nullopt;

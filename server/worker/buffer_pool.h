@@ -22,6 +22,9 @@ struct PooledBuffer {
   MemoryBudget::Reservation reservation;
   HostBuffer buffer;  // goes before its reservation
 };
+// Of the reservation's size, from `memory` (null: from ordinary pages).
+absl::StatusOr<PooledBuffer> AllocatePooled(kernels::HostMemory* memory,
+                                            MemoryBudget::Reservation reservation);
 
 // Thread-safe. Idle buffers keep their reservation, so the budget counts them. They are given up as
 // soon as anybody waits for the budget: all would wait for each other.
@@ -39,17 +42,22 @@ class BufferPool : public MemoryBudget::Reclaimer {
 
   // At least `size_bytes`; blocks while the budget is used up. Cancelled when `cancelled` says so.
   absl::StatusOr<PooledBuffer> Acquire(uint64_t size_bytes, absl::FunctionRef<bool()> cancelled);
+  // What is held for long should take no much larger buffer while the budget has room.
+  enum class Fit : uint8_t { kAny, kClose };
   // The same without waiting: nothing while the budget has no room, or others wait for it.
-  absl::StatusOr<std::optional<PooledBuffer>> TryAcquire(uint64_t size_bytes);
+  absl::StatusOr<std::optional<PooledBuffer>> TryAcquire(uint64_t size_bytes,
+                                                         Fit fit = Fit::kAny);
+  // Of a reservation of SizeOfBuffer.
+  absl::StatusOr<PooledBuffer> Allocate(MemoryBudget::Reservation reservation);
+  // What is reserved for such a request.
+  uint64_t SizeOfBuffer(uint64_t size_bytes) const;
   void Release(PooledBuffer buffer);
   void GiveUpIdle() override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  // What is reserved for such a request.
-  uint64_t SizeOfBuffer(uint64_t size_bytes) const;
-  absl::StatusOr<PooledBuffer> Allocate(MemoryBudget::Reservation reservation);
-  // The smallest idle buffer that is large enough.
-  std::optional<PooledBuffer> TakeIdle(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The smallest idle buffer that is large enough, if it has no more than `most_bytes`.
+  std::optional<PooledBuffer> TakeIdle(uint64_t size_bytes, uint64_t most_bytes)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   MemoryBudget& budget_;
   kernels::HostMemory* const memory_;

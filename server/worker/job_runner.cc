@@ -273,8 +273,11 @@ class Attempt {
       if (absl::Status status = TakeFinished(Phase::kMeasure, *measured); !status.ok())
         return status;
     }
-    BufferPool pool(budget_, workers_.host_memory(), std::numeric_limits<uint64_t>::max(),
-                    LargestUnitBytes(plan_, workers_));
+    kernels::HostMemory* const memory = workers_.host_memory();
+    BufferPool pool(budget_, memory, std::numeric_limits<uint64_t>::max(),
+                    LargestWeightsBytes(plan_));
+    Workspaces workspaces(budget_, memory, LargestWorkspaceBytes(plan_, workers_),
+                          workers_.UsefulTasks());
     FoldScales* const folded = scales ? &*scales : nullptr;
     Prefetcher prefetcher;
     const UnitContext context{plan_,
@@ -282,13 +285,15 @@ class Attempt {
                               workers_,
                               *sink_,
                               digesters_,
+                              budget_,
                               pool,
+                              workspaces,
                               prefetcher,
                               activations_.get(),
                               folded,
                               gguf_template_.get()};
-    Pipeline pipeline(context, measured ? &*measured : nullptr, folded, quantized, budget_,
-                      metrics_, on_progress_);
+    Pipeline pipeline(context, measured ? &*measured : nullptr, folded, quantized, metrics_,
+                      on_progress_);
     const absl::Status status =
         pipeline.Run(progress_, [this] { return stop_.load() != StopReason::kNone; });
     progress_ = pipeline.progress();

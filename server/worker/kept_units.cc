@@ -37,6 +37,11 @@ void KeptUnits::Drop(uint64_t size_bytes) {
   admitted_bytes_ -= size_bytes;
 }
 
+bool KeptUnits::Has(int tensor) const {
+  MutexLock lock(&mutex_);
+  return units_.contains(tensor);
+}
+
 std::optional<UnitMemory> KeptUnits::Take(int tensor) {
   MutexLock lock(&mutex_);
   const auto found = units_.find(tensor);

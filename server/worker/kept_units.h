@@ -32,6 +32,7 @@ class KeptUnits : public MemoryBudget::Reclaimer {
   // Of a unit that was admitted: it is kept, or will not be.
   void Keep(int tensor, UnitMemory memory) ABSL_LOCKS_EXCLUDED(mutex_);
   void Drop(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool Has(int tensor) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Nothing if it is not here.
   std::optional<UnitMemory> Take(int tensor) ABSL_LOCKS_EXCLUDED(mutex_);
   void GiveUpIdle() override ABSL_LOCKS_EXCLUDED(mutex_);

@@ -13,16 +13,16 @@ namespace {
 constexpr size_t kReadsAtOnce = 2;
 constexpr uint64_t kThroughputFromBytes = 1 << 20;  // smaller tensors say nothing about speed
 
-// What the reads at once take that are not kept.
+// What units take that are not kept: the reads at once, and all workspaces.
 uint64_t RoomBytes(const UnitContext& context) {
-  return kReadsAtOnce * LargestUnitBytes(context.plan, context.workers);
+  return kReadsAtOnce * LargestWeightsBytes(context.plan) +
+         static_cast<uint64_t>(context.workers.UsefulTasks()) * context.workspaces.size_bytes();
 }
 
 }  // namespace
 
 Pipeline::Pipeline(const UnitContext& context, PhaseLedger* measuring, FoldScales* scales,
-                   PhaseLedger& quantizing, MemoryBudget& budget, Metrics& metrics,
-                   OnProgress on_progress)
+                   PhaseLedger& quantizing, Metrics& metrics, OnProgress on_progress)
     : context_(context),
       measuring_(measuring),
       scales_(scales),
@@ -32,7 +32,7 @@ Pipeline::Pipeline(const UnitContext& context, PhaseLedger* measuring, FoldScale
       stages_(FoldStagesOf(context.plan)),
       has_scales_(stages_.size(), false),
       unmeasured_(stages_.size(), 0),
-      kept_(budget, RoomBytes(context), [this] { return IsIdle(); }) {}
+      kept_(context.budget, RoomBytes(context), [this] { return IsIdle(); }) {}
 
 absl::Status Pipeline::Run(JobProgress progress, absl::FunctionRef<bool()> stopped) {
   {
@@ -72,7 +72,7 @@ std::deque<Pipeline::Step>& Pipeline::NextOf(Steps& waiting) const {
   const Step& measure = waiting.measuring.front();
   const size_t stage = waiting.quantizing.front().stage;
   if (measure.stage <= stage) return waiting.measuring;  // its scales are wanted
-  const uint64_t kept_bytes = KeptMemoryBytes(TensorAt(measure.index), context_.workers);
+  const uint64_t kept_bytes = KeptMemoryBytes(TensorAt(measure.index));
   const bool is_early = measure.stage > stage + 1 || !kept_.HasRoom(kept_bytes);
   return is_early ? waiting.quantizing : waiting.measuring;
 }
@@ -112,14 +112,62 @@ void Pipeline::AddQuantizing(size_t stage, std::deque<Step>& steps) const {
 absl::Status Pipeline::ReadAhead(Steps waiting, Cancelled cancelled) {
   std::vector<Reading> reads;
   while (!waiting.empty() || !reads.empty()) {
-    absl::Status status = BeginReads(waiting, reads, cancelled);
+    absl::Status status = SubmitKept(waiting, reads, cancelled);
+    if (status.ok()) status = BeginReads(waiting, reads, cancelled);
     if (status.ok() && cancelled()) status = absl::CancelledError("stopped while reading");
-    if (status.ok() && !reads.empty()) {
-      UnitRead* const second = reads.size() > 1 ? &reads.back().read : nullptr;
-      status = ReadPieces(reads.front().read, second);
-    }
+    if (status.ok()) status = GoOnReading(reads);
     if (status.ok()) status = SubmitComplete(reads, cancelled);
     if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Pipeline::GoOnReading(std::vector<Reading>& reads) {
+  if (reads.empty()) return absl::OkStatus();
+  std::vector<UnitRead*> incomplete;
+  for (Reading& reading : reads) {
+    if (reading.read.bytes_left > 0) incomplete.push_back(&reading.read);
+  }
+  if (!incomplete.empty())
+    return ReadPieces(*incomplete.front(), incomplete.size() > 1 ? incomplete.back() : nullptr);
+  // All that is left to do is to wait for a unit in work.
+  UnitRead& first = reads.front().read;
+  first.memory.workspace = context_.workspaces.Take(first.claim);
+  first.claim.reset();
+  return absl::OkStatus();
+}
+
+bool Pipeline::IsMeasured(size_t stage, const Steps& waiting,
+                          const std::vector<Reading>& reads) const {
+  if (!waiting.measuring.empty() && waiting.measuring.front().stage <= stage) return false;
+  const bool is_read = std::any_of(reads.begin(), reads.end(), [stage](const Reading& reading) {
+    return reading.step.phase == Phase::kMeasure && reading.step.stage <= stage;
+  });
+  MutexLock lock(&mutex_);
+  return !is_read && unmeasured_[stage] == 0;
+}
+
+absl::Status Pipeline::SubmitKept(Steps& waiting, std::vector<Reading>& reads,
+                                  Cancelled cancelled) {
+  if (waiting.quantizing.empty()) return absl::OkStatus();
+  const size_t stage = waiting.quantizing.front().stage;
+  if (!has_scales_[stage]) {
+    if (!IsMeasured(stage, waiting, reads)) return absl::OkStatus();
+    if (absl::Status status = MakeScales(stage); !status.ok()) return status;
+  }
+  for (auto step = waiting.quantizing.begin();
+       step != waiting.quantizing.end() && step->stage == stage;) {
+    if (!kept_.Has(step->index)) {
+      ++step;
+      continue;
+    }
+    if (!context_.workspaces.HasFree()) return absl::OkStatus();
+    absl::StatusOr<std::optional<UnitRead>> kept = BeginKept(*step, false, cancelled);
+    if (!kept.ok()) return kept.status();
+    if (!kept->has_value()) return absl::OkStatus();
+    reads.push_back({*step, **std::move(kept)});
+    step = waiting.quantizing.erase(step);
+    if (absl::Status status = SubmitComplete(reads, cancelled); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
@@ -149,12 +197,11 @@ absl::Status Pipeline::BeginReads(Steps& waiting, std::vector<Reading>& reads,
 absl::StatusOr<std::optional<UnitRead>> Pipeline::Begin(const Step& step, bool may_wait,
                                                         Cancelled cancelled) {
   const PlannedTensor& tensor = TensorAt(step.index);
-  if (step.phase == Phase::kQuantize) {
-    if (std::optional<UnitMemory> kept = kept_.Take(step.index))
-      return ReadOfKept(tensor, *std::move(kept));
+  if (step.phase == Phase::kQuantize && kept_.Has(step.index)) {
+    absl::StatusOr<std::optional<UnitRead>> kept = BeginKept(step, may_wait, cancelled);
+    if (!kept.ok() || kept->has_value()) return kept;
   }
-  uint64_t kept_bytes =
-      step.phase == Phase::kMeasure ? KeptMemoryBytes(tensor, context_.workers) : 0;
+  uint64_t kept_bytes = step.phase == Phase::kMeasure ? KeptMemoryBytes(tensor) : 0;
   if (kept_bytes > 0 && !kept_.Admit(kept_bytes)) kept_bytes = 0;
   absl::StatusOr<std::optional<UnitRead>> read = std::nullopt;
   if (may_wait) {
@@ -164,6 +211,25 @@ absl::StatusOr<std::optional<UnitRead>> Pipeline::Begin(const Step& step, bool m
   }
   if (kept_bytes > 0 && (!read.ok() || !read->has_value())) kept_.Drop(kept_bytes);
   return read;
+}
+
+// The unit waits for a workspace where it is, so that it can be given up meanwhile.
+absl::StatusOr<std::optional<UnitRead>> Pipeline::BeginKept(const Step& step, bool may_wait,
+                                                            Cancelled cancelled) {
+  const PlannedTensor& tensor = TensorAt(step.index);
+  Workspaces::Claim claim;
+  if (NeedsBackend(step.phase, tensor)) {
+    claim = context_.workspaces.TryClaim();
+    if (claim == nullptr && !may_wait) return std::nullopt;
+    if (claim == nullptr) {
+      absl::StatusOr<Workspaces::Claim> made = context_.workspaces.AwaitClaim(cancelled);
+      if (!made.ok()) return made.status();
+      claim = *std::move(made);
+    }
+  }
+  std::optional<UnitMemory> memory = kept_.Take(step.index);
+  if (!memory) return std::nullopt;
+  return ReadOfKept(tensor, *std::move(memory), std::move(claim));
 }
 
 absl::Status Pipeline::MakeScales(size_t stage) {
@@ -197,7 +263,7 @@ bool Pipeline::IsIdle() const {
 
 absl::Status Pipeline::SubmitComplete(std::vector<Reading>& reads, Cancelled cancelled) {
   for (auto read = reads.begin(); read != reads.end();) {
-    if (read->read.bytes_left > 0) {
+    if (read->read.bytes_left > 0 || !HasWorkspace(read->read)) {
       ++read;
       continue;
     }
@@ -207,12 +273,21 @@ absl::Status Pipeline::SubmitComplete(std::vector<Reading>& reads, Cancelled can
   return absl::OkStatus();
 }
 
+bool Pipeline::HasWorkspace(UnitRead& read) {
+  if (read.claim == nullptr) return true;
+  std::optional<PooledBuffer> workspace = context_.workspaces.TryTake(read.claim);
+  if (!workspace) return false;
+  read.memory.workspace = *std::move(workspace);
+  read.claim.reset();
+  return true;
+}
+
 void Pipeline::AwaitRoomBeside(size_t reads) {
   // The first of two reads leaves room for the second.
   const int most = context_.workers.UsefulTasks() - (reads == 0 ? 1 : 0);
   const auto has_room = [this, most, reads] {
     mutex_.AssertHeld();
-    return in_flight_ + static_cast<int>(reads) <= most;
+    return with_weights_ + static_cast<int>(reads) <= most;
   };
   MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(&has_room));
@@ -233,10 +308,11 @@ absl::Status Pipeline::Submit(Reading reading, Cancelled cancelled) {
   absl::StatusOr<UnitMemory> memory = FinishRead(context_, std::move(reading.read), cancelled);
   if (!memory.ok()) return memory.status();
   const auto item = std::make_shared<Item>(
-      Item{step, TensorAt(step.index), *std::move(memory), was_kept, {}, 0});
+      Item{step, TensorAt(step.index), *std::move(memory), was_kept, true, {}, 0});
   {
     MutexLock lock(&mutex_);
     ++in_flight_;
+    ++with_weights_;
     if (step.phase == Phase::kMeasure) ++unmeasured_[step.stage];
   }
   WorkerTask task;
@@ -259,6 +335,7 @@ absl::Status Pipeline::Compute(Item& item, const Computing& computing, Cancelled
   absl::Status status =
       ComputeUnit(item.step.phase, item.tensor, computing, item.memory, cancelled, &item.stats);
   item.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (status.ok() && item.step.phase == Phase::kQuantize) ReleaseWeights(item);
   return status;
 }
 
@@ -278,12 +355,29 @@ void Pipeline::Finish(Item& item, const absl::Status& computed, absl::string_vie
   --in_flight_;  // last: Run may return now
 }
 
+void Pipeline::ReleaseWeights(Item& item) {
+  context_.pool.Release(std::exchange(item.memory.weights, {}));
+  NoteWithoutWeights(item);
+}
+
+void Pipeline::NoteWithoutWeights(Item& item) {
+  item.has_weights = false;
+  MutexLock lock(&mutex_);
+  --with_weights_;
+}
+
 void Pipeline::GiveBack(Item& item, bool succeeded) {
+  if (NeedsBackend(item.step.phase, item.tensor))
+    context_.workspaces.Release(std::exchange(item.memory.workspace, {}));
+  if (!item.has_weights) return;
   const uint64_t kept_bytes =
       item.step.phase == Phase::kMeasure ? item.memory.kept_bytes : 0;
-  if (kept_bytes > 0 && succeeded) return kept_.Keep(item.step.index, std::move(item.memory));
+  if (kept_bytes > 0 && succeeded) {
+    kept_.Keep(item.step.index, std::move(item.memory));
+    return NoteWithoutWeights(item);
+  }
   if (kept_bytes > 0) kept_.Drop(kept_bytes);
-  context_.pool.Release(std::move(item.memory.buffer));
+  ReleaseWeights(item);
 }
 
 absl::StatusOr<UnitRecord> Pipeline::Write(Item& item, Cancelled cancelled) {

@@ -46,8 +46,7 @@ class Pipeline {
   using OnProgress = absl::FunctionRef<void(const JobProgress&, absl::string_view tensor)>;
   // `measuring` and `scales` (the context's, without any yet): of a plan that folds, else null.
   Pipeline(const UnitContext& context, PhaseLedger* measuring, FoldScales* scales,
-           PhaseLedger& quantizing, MemoryBudget& budget, Metrics& metrics,
-           OnProgress on_progress);
+           PhaseLedger& quantizing, Metrics& metrics, OnProgress on_progress);
 
   // All units but those that the ledgers have. The first error, or Cancelled once `stopped` is
   // true.
@@ -75,6 +74,7 @@ class Pipeline {
     const PlannedTensor& tensor;
     UnitMemory memory;
     bool was_kept;  // its weights were not read again
+    bool has_weights;
     kernels::TensorStats stats;
     double seconds = 0;  // of quantizing
   };
@@ -88,12 +88,26 @@ class Pipeline {
   // The queue whose front is to be begun next; there must be one.
   std::deque<Step>& NextOf(Steps& waiting) const;
   bool IsQuantized(const FoldStage& stage) const;
+  // The next pieces of what is not read yet, two side by side; if all is, waits for the workspace
+  // of the first.
+  absl::Status GoOnReading(std::vector<Reading>& reads);
+  // Quantizes what is in memory and has its scales, as far as there are workspaces: workers need
+  // not wait for what is read meanwhile.
+  absl::Status SubmitKept(Steps& waiting, std::vector<Reading>& reads, Cancelled cancelled);
+  // Whether MakeScales would not wait.
+  bool IsMeasured(size_t stage, const Steps& waiting, const std::vector<Reading>& reads) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
   // Moves units from `waiting` to `reads`, as many as there is room for: at least one if there is
   // none, which may have to wait. What has nothing to read goes on at once.
   absl::Status BeginReads(Steps& waiting, std::vector<Reading>& reads, Cancelled cancelled);
   // Nothing if there is no memory now and the unit must not wait for it.
   absl::StatusOr<std::optional<UnitRead>> Begin(const Step& step, bool may_wait,
                                                 Cancelled cancelled);
+  // The same of a unit that was kept; also nothing if it was given up just now.
+  absl::StatusOr<std::optional<UnitRead>> BeginKept(const Step& step, bool may_wait,
+                                                    Cancelled cancelled);
+  // True if the read needs no workspace any more, because it has one.
+  bool HasWorkspace(UnitRead& read);
   absl::Status SubmitComplete(std::vector<Reading>& reads, Cancelled cancelled);
   // Waits until all of the stage is measured, and makes its scales.
   absl::Status MakeScales(size_t stage) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -101,7 +115,7 @@ class Pipeline {
     return context_.plan.tensors[static_cast<size_t>(index)];
   }
   bool IsIdle() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Until the pool has few enough of this job's tensors for `reads` to go on and one to be begun.
+  // Until few enough weights of this job are in work for `reads` to go on and one to be begun.
   // What waits for a worker then keeps the workers busy, so a read may as well wait for its mate.
   void AwaitRoomBeside(size_t reads) ABSL_LOCKS_EXCLUDED(mutex_);
   void AwaitAll() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -112,6 +126,8 @@ class Pipeline {
   absl::StatusOr<UnitRecord> Write(Item& item, Cancelled cancelled);
   // The unit's memory, to be kept or used again.
   void GiveBack(Item& item, bool succeeded);
+  void ReleaseWeights(Item& item);
+  void NoteWithoutWeights(Item& item) ABSL_LOCKS_EXCLUDED(mutex_);
   void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   void Done(const Item& item, UnitRecord record) ABSL_LOCKS_EXCLUDED(mutex_);
   void CountUnit(const PlannedTensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -128,7 +144,8 @@ class Pipeline {
   std::vector<bool> has_scales_;  // by stage; only the thread that reads
   std::atomic<bool> failed_ = false;
   mutable Mutex mutex_;
-  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // items that the pool has
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;     // items that the pool has
+  int with_weights_ ABSL_GUARDED_BY(mutex_) = 0;  // of them, those whose weights are still wanted
   std::vector<int> unmeasured_ ABSL_GUARDED_BY(mutex_);  // submitted, by stage
   std::map<std::string, UnitRecord> measured_ ABSL_GUARDED_BY(mutex_);  // of stages to come
   absl::Status status_ ABSL_GUARDED_BY(mutex_);

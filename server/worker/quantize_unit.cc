@@ -48,8 +48,15 @@ absl::Status ReadTensor(const UnitContext& context, const PlannedTensor& tensor,
   return context.source.Read(source.file_index, source.offset + begin, out);
 }
 
+// What of a unit's memory is not for weights.
+absl::Span<std::byte> RestOf(UnitMemory& memory) {
+  if (memory.workspace.buffer.SizeBytes() > 0) return memory.workspace.buffer.span();
+  return memory.weights.buffer.span().subspan(AlignedBytes(memory.weights_bytes));
+}
+
 UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& tensor,
-                  uint64_t kept_bytes, PooledBuffer buffer) {
+                  uint64_t kept_bytes, PooledBuffer buffer,
+                  Workspaces::Claim claim) {
   const SourceTensor& source = tensor.source;
   if (tensor.from_template) {
     context.gguf_template->WillRead(source.offset, source.size_bytes);
@@ -59,13 +66,14 @@ UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& 
   UnitRead read;
   read.phase = phase;
   read.tensor = &tensor;
-  read.memory.buffer = std::move(buffer);
+  read.memory.weights = std::move(buffer);
   read.memory.weights_bytes = tensor.source.size_bytes;
   read.memory.kept_bytes = kept_bytes;
+  read.claim = std::move(claim);
   if (IsCopy(phase, tensor)) return read;
   read.bytes_left = source.size_bytes;
   read.fetch = context.prefetcher.Begin(
-      source.offset, source.size_bytes, read.memory.buffer.buffer.data(),
+      source.offset, source.size_bytes, read.memory.weights.buffer.data(),
       [&context, &tensor](uint64_t at, absl::Span<std::byte> piece) {
         return ReadTensor(context, tensor, at, piece);
       });
@@ -80,11 +88,11 @@ absl::StatusOr<absl::Span<const std::byte>> ReadPiece(UnitRead& read) {
   if (!ready_bytes.ok()) return WithTensor(ready_bytes.status(), *read.tensor);
   const size_t size = static_cast<size_t>(std::min(*ready_bytes - at, kPieceBytes));
   read.bytes_left -= size;
-  return absl::Span<const std::byte>(read.memory.buffer.buffer.data() + at, size);
+  return absl::Span<const std::byte>(read.memory.weights.buffer.data() + at, size);
 }
 
 kernels::MatrixView ViewOf(const PlannedTensor& tensor, const UnitMemory& memory) {
-  kernels::MatrixView view{memory.buffer.buffer.data(), tensor.source.shape[0],
+  kernels::MatrixView view{memory.weights.buffer.data(), tensor.source.shape[0],
                            tensor.source.shape[1], WeightDtypeOf(tensor.source.dtype),
                            memory.block_scales};
   view.row_factor = memory.row_factors;
@@ -103,8 +111,7 @@ absl::Status ReadActivations(const UnitContext& context, const PlannedTensor& te
   memory.activation_bytes = ActivationBytes(Phase::kQuantize, tensor);
   if (memory.activation_bytes == 0) return absl::OkStatus();
   const ActivationTensor& from = *tensor.activations;
-  std::byte* const begin = memory.buffer.buffer.data() + AlignedBytes(memory.weights_bytes);
-  const absl::Span<float> values(reinterpret_cast<float*>(begin),
+  const absl::Span<float> values(reinterpret_cast<float*>(memory.workspace.buffer.data()),
                                  from.FloatBytes() / sizeof(float));
   if (from.is_second_moments) {
     memory.activations.second_moments = values;
@@ -131,8 +138,7 @@ uint64_t OutputCheckMemoryBytes(const PlannedTensor& tensor, const WorkerPool& w
 // The unit's outputs; what follows them is scratch.
 std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                                 absl::Span<std::byte>* scratch) {
-  absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(AlignedBytes(memory.weights_bytes) + memory.activation_bytes);
+  absl::Span<std::byte> rest = RestOf(memory).subspan(memory.activation_bytes);
   std::vector<absl::Span<std::byte>> planes;
   for (const OutputRange& range : tensor.outputs) {
     planes.push_back(rest.subspan(0, range.tensor.size_bytes));
@@ -146,10 +152,27 @@ std::vector<absl::Span<std::byte>> PlanesOfUnit(const PlannedTensor& tensor, Uni
 absl::Span<float> ColumnsOfUnit(const PlannedTensor& tensor, UnitMemory& memory,
                                 absl::Span<std::byte>* scratch) {
   const size_t columns = static_cast<size_t>(tensor.source.shape[1]);
-  absl::Span<std::byte> rest = memory.buffer.buffer.span();
-  rest.remove_prefix(AlignedBytes(memory.weights_bytes));
+  const absl::Span<std::byte> rest = RestOf(memory);
   *scratch = rest.subspan(AlignedBytes(sizeof(float) * columns));
   return {reinterpret_cast<float*>(rest.data()), columns};
+}
+
+uint64_t PlaneBytes(const PlannedTensor& tensor) {
+  uint64_t size_bytes = 0;
+  for (const OutputRange& range : tensor.outputs)
+    size_bytes += AlignedBytes(range.tensor.size_bytes);
+  return size_bytes;
+}
+
+uint64_t LargestOfUnits(const Plan& plan,
+                        absl::FunctionRef<uint64_t(Phase, const PlannedTensor&)> bytes) {
+  uint64_t largest = 0;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    for (const Phase phase : {Phase::kMeasure, Phase::kQuantize}) {
+      if (HasUnit(phase, tensor)) largest = std::max(largest, bytes(phase, tensor));
+    }
+  }
+  return largest;
 }
 
 absl::Status CheckUnitOutput(const PlannedTensor& tensor, const Computing& computing,
@@ -222,66 +245,93 @@ bool NeedsBackend(Phase phase, const PlannedTensor& tensor) {
   return phase == Phase::kMeasure || tensor.action == TensorAction::kQuantize;
 }
 
-uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
+uint64_t WeightsMemoryBytes(Phase phase, const PlannedTensor& tensor) {
   const uint64_t read_bytes =
       Prefetcher::MemoryBytes(tensor.source.offset, tensor.source.size_bytes);
+  if (NeedsBackend(phase, tensor)) return read_bytes;
   if (IsCopy(phase, tensor))
     return AlignedBytes(std::min<uint64_t>(read_bytes, kCopyBytes)) + StagingBytes(tensor);
-  uint64_t bytes = AlignedBytes(tensor.source.size_bytes) + ActivationBytes(phase, tensor);
-  uint64_t scratch_bytes = 0;
-  if (NeedsBackend(phase, tensor)) {
-    scratch_bytes =
-        workers.ScratchBytes(tensor.params, tensor.source.shape[0], tensor.source.shape[1]);
-  }
-  if (phase == Phase::kMeasure) {
-    bytes += AlignedBytes(sizeof(float) * static_cast<uint64_t>(tensor.source.shape[1]));
-  } else {
-    for (const OutputRange& range : tensor.outputs) bytes += AlignedBytes(range.tensor.size_bytes);
-    if (NeedsBackend(phase, tensor)) scratch_bytes += OutputCheckMemoryBytes(tensor, workers);
-    scratch_bytes = std::max(scratch_bytes, StagingBytes(tensor));  // one after the other
-  }
-  return std::max(bytes + scratch_bytes, read_bytes);
+  return std::max(
+      AlignedBytes(tensor.source.size_bytes) + PlaneBytes(tensor) + StagingBytes(tensor),
+      read_bytes);
 }
 
-uint64_t LargestUnitBytes(const Plan& plan, const WorkerPool& workers) {
-  uint64_t largest = 0;
-  for (const PlannedTensor& tensor : plan.tensors) {
-    if (!HasUnit(Phase::kQuantize, tensor)) continue;
-    largest = std::max(largest, UnitMemoryBytes(Phase::kQuantize, tensor, workers));
-  }
-  return largest;
+uint64_t WorkspaceBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers) {
+  if (!NeedsBackend(phase, tensor)) return 0;
+  const int64_t rows = tensor.source.shape[0], cols = tensor.source.shape[1];
+  const uint64_t scratch_bytes = workers.ScratchBytes(tensor.params, rows, cols);
+  if (phase == Phase::kMeasure)
+    return AlignedBytes(sizeof(float) * static_cast<uint64_t>(cols)) + scratch_bytes;
+  return ActivationBytes(phase, tensor) + PlaneBytes(tensor) +
+         std::max(scratch_bytes + OutputCheckMemoryBytes(tensor, workers),
+                  StagingBytes(tensor));  // one after the other
 }
 
-uint64_t KeptMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers) {
-  return std::max(UnitMemoryBytes(Phase::kMeasure, tensor, workers),
-                  UnitMemoryBytes(Phase::kQuantize, tensor, workers));
+uint64_t LargestWeightsBytes(const Plan& plan) {
+  return LargestOfUnits(plan, [](Phase phase, const PlannedTensor& tensor) {
+    return WeightsMemoryBytes(phase, tensor);
+  });
+}
+
+uint64_t LargestWorkspaceBytes(const Plan& plan, const WorkerPool& workers) {
+  return LargestOfUnits(plan, [&workers](Phase phase, const PlannedTensor& tensor) {
+    return WorkspaceBytes(phase, tensor, workers);
+  });
+}
+
+uint64_t KeptMemoryBytes(const PlannedTensor& tensor) {
+  return std::max(WeightsMemoryBytes(Phase::kMeasure, tensor),
+                  WeightsMemoryBytes(Phase::kQuantize, tensor));
 }
 
 absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, Phase phase,
                                    const PlannedTensor& tensor, uint64_t kept_bytes,
                                    absl::FunctionRef<bool()> cancelled) {
-  const uint64_t bytes =
-      kept_bytes > 0 ? kept_bytes : UnitMemoryBytes(phase, tensor, context.workers);
-  absl::StatusOr<PooledBuffer> buffer = context.pool.Acquire(bytes, cancelled);
+  absl::StatusOr<std::optional<UnitRead>> at_once =
+      TryBeginRead(context, phase, tensor, kept_bytes);
+  if (!at_once.ok()) return at_once.status();
+  if (at_once->has_value()) return **std::move(at_once);
+  const uint64_t bytes = context.pool.SizeOfBuffer(
+      kept_bytes > 0 ? kept_bytes : WeightsMemoryBytes(phase, tensor));
+  const uint64_t workspace_bytes =
+      NeedsBackend(phase, tensor) ? context.workspaces.size_bytes() : 0;
+  absl::StatusOr<MemoryBudget::Reservation> granted =
+      context.budget.Reserve(bytes + workspace_bytes, cancelled);
+  if (!granted.ok()) return granted.status();
+  Workspaces::Claim claim;
+  if (workspace_bytes > 0) {
+    absl::StatusOr<Workspaces::Claim> made =
+        context.workspaces.ClaimWith(granted->Split(workspace_bytes));
+    if (!made.ok()) return made.status();
+    claim = *std::move(made);
+  }
+  absl::StatusOr<PooledBuffer> buffer = context.pool.Allocate(*std::move(granted));
   if (!buffer.ok()) return buffer.status();
-  return ReadInto(context, phase, tensor, kept_bytes, *std::move(buffer));
+  return ReadInto(context, phase, tensor, kept_bytes, *std::move(buffer), std::move(claim));
 }
 
 absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context, Phase phase,
                                                      const PlannedTensor& tensor,
                                                      uint64_t kept_bytes) {
-  const uint64_t bytes =
-      kept_bytes > 0 ? kept_bytes : UnitMemoryBytes(phase, tensor, context.workers);
-  absl::StatusOr<std::optional<PooledBuffer>> buffer = context.pool.TryAcquire(bytes);
+  Workspaces::Claim claim;
+  if (NeedsBackend(phase, tensor)) {
+    claim = context.workspaces.TryClaim();
+    if (claim == nullptr) return std::nullopt;
+  }
+  const uint64_t bytes = kept_bytes > 0 ? kept_bytes : WeightsMemoryBytes(phase, tensor);
+  const BufferPool::Fit fit = kept_bytes > 0 ? BufferPool::Fit::kClose : BufferPool::Fit::kAny;
+  absl::StatusOr<std::optional<PooledBuffer>> buffer = context.pool.TryAcquire(bytes, fit);
   if (!buffer.ok()) return buffer.status();
   if (!buffer->has_value()) return std::nullopt;
-  return ReadInto(context, phase, tensor, kept_bytes, **std::move(buffer));
+  return ReadInto(context, phase, tensor, kept_bytes, **std::move(buffer), std::move(claim));
 }
 
-UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory) {
+UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory,
+                    Workspaces::Claim claim) {
   UnitRead read;
   read.tensor = &tensor;
   read.memory = std::move(memory);
+  read.claim = std::move(claim);
   read.was_kept = true;
   return read;
 }
@@ -384,8 +434,8 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
   const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
   absl::Status status;
   if (tensor.source.shape.size() == 1) {
-    context.scales->FoldVector(tensor, memory.buffer.buffer.span().subspan(0, memory.weights_bytes),
-                               planes[0]);
+    context.scales->FoldVector(
+        tensor, memory.weights.buffer.span().subspan(0, memory.weights_bytes), planes[0]);
   } else {
     status = kernels::FoldMatrix(ViewOf(tensor, memory),
                                  WeightDtypeOf(tensor.outputs[0].tensor.dtype), planes[0]);
@@ -400,7 +450,7 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
                                     UnitMemory& memory, absl::FunctionRef<bool()> cancelled) {
   const SourceTensor& source = tensor.source;
-  const absl::Span<std::byte> buffer = memory.buffer.buffer.span();
+  const absl::Span<std::byte> buffer = memory.weights.buffer.span();
   const uint64_t staging_bytes = StagingBytes(tensor);
   RangeWriter writer = WriterOf(context, tensor.outputs.front(),
                                 buffer.subspan(buffer.size() - staging_bytes, staging_bytes));

@@ -22,6 +22,7 @@
 #include "server/worker/prefetcher.h"
 #include "server/worker/unit_record.h"
 #include "server/worker/worker_pool.h"
+#include "server/worker/workspaces.h"
 
 namespace sinq {
 
@@ -32,21 +33,25 @@ struct UnitContext {
   WorkerPool& workers;
   Sink& sink;
   std::deque<FileDigester>& digesters;  // by file of the plan
-  BufferPool& pool;
+  MemoryBudget& budget;
+  BufferPool& pool;  // for weights, and for what needs no workspace
+  Workspaces& workspaces;
   Prefetcher& prefetcher;
   const ActivationFile* activations = nullptr;  // if the plan has them
   const FoldScales* scales = nullptr;           // if the plan folds
   const GgufTemplate* gguf_template = nullptr;  // if the plan has one
 };
 
-// A unit's memory: [weights | activations | planes or, measuring, t | scratch] in one buffer, so
-// that one reservation covers it. To copy: room for one piece.
+// A unit's memory. What a backend computes has its weights in one buffer and a workspace for the
+// rest: [activations | planes or, measuring, t | scratch]. What it does not has one buffer for all:
+// [weights | planes | staging] or, to copy, room for one piece.
 struct UnitMemory {
-  PooledBuffer buffer;
+  PooledBuffer weights;
+  PooledBuffer workspace;
   uint64_t weights_bytes = 0;
   std::vector<float> block_scales;
   std::vector<float> row_factors, column_factors;  // folded scales
-  uint64_t activation_bytes = 0;                   // between weights and planes
+  uint64_t activation_bytes = 0;                   // before the planes
   kernels::ActivationView activations;             // of them
   std::string source_sha256;
   uint64_t kept_bytes = 0;  // what KeptUnits counts it as; 0: it is not to be kept
@@ -60,6 +65,7 @@ struct UnitRead {
   uint64_t bytes_left = 0;  // of the weights: not digested yet
   bool was_kept = false;    // its weights were there already
   Sha256 digest;            // of the bytes that are there
+  Workspaces::Claim claim;  // null: it needs no workspace, or has one
   std::unique_ptr<Prefetcher::Fetch> fetch;  // goes before its memory
 
   // What is only measured, and not kept, will be read again and digested then.
@@ -74,12 +80,16 @@ absl::StatusOr<std::vector<float>> ReadBlockScales(const Plan& plan, const Model
                                                    const PlannedTensor& tensor);
 // Whether a unit has arithmetic for a backend; else it goes from its read to its output at once.
 bool NeedsBackend(Phase phase, const PlannedTensor& tensor);
-uint64_t UnitMemoryBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers);
-// The most that a unit of the plan takes to be quantized or copied.
-uint64_t LargestUnitBytes(const Plan& plan, const WorkerPool& workers);
+// What a unit takes of BufferPool and, for a backend, of a workspace.
+uint64_t WeightsMemoryBytes(Phase phase, const PlannedTensor& tensor);
+uint64_t WorkspaceBytes(Phase phase, const PlannedTensor& tensor, const WorkerPool& workers);
+// The most of each that a unit of the plan takes in any phase.
+uint64_t LargestWeightsBytes(const Plan& plan);
+uint64_t LargestWorkspaceBytes(const Plan& plan, const WorkerPool& workers);
 // Reading a unit: BeginRead takes its memory, ReadPieces until no bytes are left, FinishRead what
-// else the unit needs. Each byte is read once, and digested on the way. A copy has nothing to read.
-// BeginRead waits for the budget: nobody who holds up other units, or another read, may call it.
+// else the unit needs, its workspace being there. Each byte is read once, and digested on the way.
+// A copy has nothing to read. BeginRead waits for the budget: nobody who holds up other units, or
+// another read, may call it.
 // `kept_bytes`: KeptMemoryBytes of a unit that is measured now and quantized in the same memory
 // later; else 0.
 absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, Phase phase,
@@ -90,8 +100,9 @@ absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context,
                                                      const PlannedTensor& tensor,
                                                      uint64_t kept_bytes);
 // The same for Phase::kQuantize of a unit that was kept: nothing is left to read.
-UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory);
-uint64_t KeptMemoryBytes(const PlannedTensor& tensor, const WorkerPool& workers);
+UnitRead ReadOfKept(const PlannedTensor& tensor, UnitMemory memory,
+                    Workspaces::Claim claim);
+uint64_t KeptMemoryBytes(const PlannedTensor& tensor);
 // The next piece of `first` and, if it is not null, of `second`: digesting both together takes
 // little more than one.
 absl::Status ReadPieces(UnitRead& first, UnitRead* second);

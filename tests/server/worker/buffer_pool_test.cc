@@ -59,6 +59,25 @@ TEST(BufferPoolTest, TryAcquireTakesIdleBuffersAndNeverWaits) {
   EXPECT_TRUE(pool.TryAcquire(1 * kMi)->has_value());
 }
 
+TEST(BufferPoolTest, WhatIsHeldForLongTakesNoMuchLargerBufferUnlessItMust) {
+  MemoryBudget budget(5 * kMi);
+  BufferPool pool(budget);
+  pool.Release(*pool.Acquire(3 * kMi, Never));
+  const auto close = pool.TryAcquire(2 * kMi, BufferPool::Fit::kClose);
+  EXPECT_EQ((*close)->buffer.SizeBytes(), 3 * kMi);
+  pool.Release(*pool.Acquire(1 * kMi, Never));
+  const auto own = pool.TryAcquire(1 * kMi, BufferPool::Fit::kClose);
+  EXPECT_EQ((*own)->buffer.SizeBytes(), 1 * kMi);
+}
+
+TEST(BufferPoolTest, WithoutRoomAMuchLargerBufferDoes) {
+  MemoryBudget budget(4 * kMi);
+  BufferPool pool(budget);
+  pool.Release(*pool.Acquire(4 * kMi, Never));
+  const auto buffer = pool.TryAcquire(1 * kMi, BufferPool::Fit::kClose);
+  EXPECT_EQ((*buffer)->buffer.SizeBytes(), 4 * kMi);
+}
+
 // Threads that hold one buffer each and want one of another size: none may wait for a buffer that
 // lies idle.
 TEST(BufferPoolTest, ATightBudgetNeverLocksUp) {

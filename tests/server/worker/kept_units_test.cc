@@ -13,7 +13,7 @@ class KeptUnitsTest : public testing::Test {
   void Keep(int tensor, uint64_t size_bytes) {
     ASSERT_TRUE(kept_.Admit(size_bytes));
     UnitMemory memory;
-    memory.buffer = pool_.Acquire(size_bytes, kNever).value();
+    memory.weights = pool_.Acquire(size_bytes, kNever).value();
     memory.kept_bytes = size_bytes;
     memory.source_sha256 = std::to_string(tensor);
     kept_.Keep(tensor, std::move(memory));
