@@ -15,6 +15,7 @@
 #include "server/plan/model_shape.h"
 #include "server/plan/plan.h"
 #include "server/plan/recipe_rules.h"
+#include "server/plan/fold_stages.h"
 #include "server/plan/shard_layout.h"
 #include "server/plan/source_model.h"
 #include "server/plan/tensor_rules.h"
@@ -417,13 +418,16 @@ class Planner {
     for (ExtraTensor& extra : exporter_.ExtraTensors(names)) AddExtra(std::move(extra), 0);
   }
 
-  // One output shard for each source shard.
+  // One output shard for each source shard, its tensors in the order in which they will be done.
   void PlaceTensors() {
     const size_t shards = std::max<size_t>(source_.files().size(), 1);
     std::vector<std::vector<OutputRange*>> ranges(shards);
-    for (PlannedTensor& tensor : plan_.tensors) {
-      for (OutputRange& range : tensor.outputs)
-        ranges[static_cast<size_t>(tensor.source.file_index)].push_back(&range);
+    for (const FoldStage& stage : FoldStagesOf(plan_)) {
+      for (const int index : stage.tensors) {
+        PlannedTensor& tensor = plan_.tensors[static_cast<size_t>(index)];
+        for (OutputRange& range : tensor.outputs)
+          ranges[static_cast<size_t>(tensor.source.file_index)].push_back(&range);
+      }
     }
     for (PlannedExtra& extra : plan_.extras)
       ranges[static_cast<size_t>(extra.range.file_index)].push_back(&extra.range);

@@ -11,7 +11,7 @@
 namespace sinq {
 
 // Sets the offsets of `ranges` (all of one file) in place, without gaps. They keep their order,
-// that of the plan, in which they will mostly be written: so the file can be digested as it grows.
+// in which they will mostly be written: so the file can be digested as it grows.
 // If that would leave a tensor unaligned to its own dtype, the largest dtype comes first, then
 // names decide. Returns the file's header and total size.
 PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges);

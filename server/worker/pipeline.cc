@@ -307,8 +307,10 @@ absl::Status Pipeline::Submit(Reading reading, Cancelled cancelled) {
   const bool was_kept = reading.read.was_kept;
   absl::StatusOr<UnitMemory> memory = FinishRead(context_, std::move(reading.read), cancelled);
   if (!memory.ok()) return memory.status();
-  const auto item = std::make_shared<Item>(
-      Item{step, TensorAt(step.index), *std::move(memory), was_kept, true, {}, 0});
+  const auto item =
+      std::make_shared<Item>(Item{step, TensorAt(step.index), *std::move(memory), was_kept});
+  const bool has_backend = NeedsBackend(step.phase, item->tensor);
+  if (has_backend && step.phase == Phase::kQuantize) item->turn = turns_.Join();
   {
     MutexLock lock(&mutex_);
     ++in_flight_;
@@ -316,16 +318,27 @@ absl::Status Pipeline::Submit(Reading reading, Cancelled cancelled) {
     if (step.phase == Phase::kMeasure) ++unmeasured_[step.stage];
   }
   WorkerTask task;
-  if (NeedsBackend(step.phase, item->tensor)) {
+  if (has_backend) {
     task.compute = [this, item, cancelled](const Computing& computing) {
       return Compute(*item, computing, cancelled);
     };
   }
   task.finish = [this, item, cancelled](const absl::Status& computed, absl::string_view kind) {
-    Finish(*item, computed, kind, cancelled);
+    item->computed = computed;
+    item->worker_kind = std::string(kind);
+    const auto later = [this, item, cancelled] { FinishLater(item, cancelled); };
+    if (!item->turn || turns_.Begin(*item->turn, later)) Finish(*item, cancelled);
   };
   context_.workers.Submit(std::move(task));
   return absl::OkStatus();
+}
+
+void Pipeline::FinishLater(const std::shared_ptr<Item>& item, Cancelled cancelled) {
+  WorkerTask task;
+  task.finish = [this, item, cancelled](const absl::Status&, absl::string_view) {
+    Finish(*item, cancelled);
+  };
+  context_.workers.Submit(std::move(task));
 }
 
 absl::Status Pipeline::Compute(Item& item, const Computing& computing, Cancelled cancelled) {
@@ -339,15 +352,18 @@ absl::Status Pipeline::Compute(Item& item, const Computing& computing, Cancelled
   return status;
 }
 
-void Pipeline::Finish(Item& item, const absl::Status& computed, absl::string_view worker_kind,
-                      Cancelled cancelled) {
-  absl::StatusOr<UnitRecord> record =
-      computed.ok() ? Write(item, cancelled) : absl::StatusOr<UnitRecord>(computed);
-  GiveBack(item, record.ok());
-  if (!record.ok()) {
-    Fail(record.status());
+void Pipeline::Finish(Item& item, Cancelled cancelled) {
+  absl::StatusOr<UnitRecord> record = MakeRecord(item, cancelled);
+  absl::Status status = record.status();
+  if (item.turn) {
+    turns_.Pass();  // the next one is digested while this one is written
+    if (status.ok()) status = WriteUnit(context_, item.tensor, item.memory);
+  }
+  GiveBack(item, status.ok());
+  if (!status.ok()) {
+    Fail(status);
   } else {
-    if (record->quantized) Count(item, worker_kind);
+    if (record->quantized) Count(item);
     Done(item, *std::move(record));
   }
   MutexLock lock(&mutex_);
@@ -380,14 +396,15 @@ void Pipeline::GiveBack(Item& item, bool succeeded) {
   ReleaseWeights(item);
 }
 
-absl::StatusOr<UnitRecord> Pipeline::Write(Item& item, Cancelled cancelled) {
+absl::StatusOr<UnitRecord> Pipeline::MakeRecord(Item& item, Cancelled cancelled) {
+  if (!item.computed.ok()) return item.computed;
   if (failed_.load(std::memory_order_relaxed)) return absl::CancelledError("the job has failed");
   if (item.step.phase == Phase::kMeasure) return MeasuredUnit(item.tensor, item.memory);
   if (item.tensor.action == TensorAction::kCopy)
     return CopyUnit(context_, item.tensor, item.memory, cancelled);
   if (item.tensor.action == TensorAction::kFold)
     return FoldUnit(context_, item.tensor, item.memory);
-  return WriteUnit(context_, item.tensor, item.memory, item.stats);
+  return DigestUnit(context_, item.tensor, item.memory, item.stats);
 }
 
 void Pipeline::Fail(const absl::Status& status) {
@@ -423,18 +440,17 @@ void Pipeline::CountUnit(const PlannedTensor& tensor) {
   on_progress_(progress_, tensor.source.name);
 }
 
-void Pipeline::Count(const Item& item, absl::string_view worker_kind) {
+void Pipeline::Count(const Item& item) {
   const SourceTensor& source = item.tensor.source;
   const double weights =
       static_cast<double>(source.shape[0]) * static_cast<double>(source.shape[1]);
-  const std::string backend(worker_kind);
-  metrics_.Add("sinq_weights_quantized_total", weights, {{"backend", backend}});
+  metrics_.Add("sinq_weights_quantized_total", weights, {{"backend", item.worker_kind}});
   metrics_.Observe("sinq_relative_error", item.stats.relative_error,
                    {{"method", std::string(kernels::MethodName(item.tensor.params.method))}});
   metrics_.Observe("sinq_sinkhorn_rounds", item.stats.mean_rounds);
   if (source.size_bytes >= kThroughputFromBytes && item.seconds > 0) {
     metrics_.Observe("sinq_quantize_throughput_weights_per_second", weights / item.seconds,
-                     {{"backend", backend}});
+                     {{"backend", item.worker_kind}});
   }
 }
 

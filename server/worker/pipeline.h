@@ -25,9 +25,10 @@
 #include "server/base/mutex.h"
 #include "server/job/job.h"
 #include "server/worker/checkpointer.h"
-#include "server/worker/fold_stages.h"
+#include "server/plan/fold_stages.h"
 #include "server/worker/kept_units.h"
 #include "server/worker/quantize_unit.h"
+#include "server/worker/turns.h"
 
 namespace sinq {
 
@@ -74,8 +75,11 @@ class Pipeline {
     const PlannedTensor& tensor;
     UnitMemory memory;
     bool was_kept;  // its weights were not read again
-    bool has_weights;
-    kernels::TensorStats stats;
+    bool has_weights = true;
+    std::optional<uint64_t> turn = {};  // to be digested: what was quantized
+    absl::Status computed = {};
+    std::string worker_kind = {};
+    kernels::TensorStats stats = {};
     double seconds = 0;  // of quantizing
   };
   using Cancelled = absl::FunctionRef<bool()>;
@@ -121,9 +125,12 @@ class Pipeline {
   void AwaitAll() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Submit(Reading reading, Cancelled cancelled);
   absl::Status Compute(Item& item, const Computing& computing, Cancelled cancelled);
-  void Finish(Item& item, const absl::Status& computed, absl::string_view worker_kind,
-              Cancelled cancelled);
-  absl::StatusOr<UnitRecord> Write(Item& item, Cancelled cancelled);
+  // What follows a unit's arithmetic, its turn being there.
+  void Finish(Item& item, Cancelled cancelled);
+  // The same on a thread that finishes.
+  void FinishLater(const std::shared_ptr<Item>& item, Cancelled cancelled);
+  // Does all but write what was quantized.
+  absl::StatusOr<UnitRecord> MakeRecord(Item& item, Cancelled cancelled);
   // The unit's memory, to be kept or used again.
   void GiveBack(Item& item, bool succeeded);
   void ReleaseWeights(Item& item);
@@ -131,7 +138,7 @@ class Pipeline {
   void Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   void Done(const Item& item, UnitRecord record) ABSL_LOCKS_EXCLUDED(mutex_);
   void CountUnit(const PlannedTensor& tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Count(const Item& item, absl::string_view worker_kind);
+  void Count(const Item& item);
   void ObserveDeviceStages(const kernels::DeviceStats& before);
 
   const UnitContext& context_;
@@ -143,6 +150,7 @@ class Pipeline {
   const std::vector<FoldStage> stages_;
   std::vector<bool> has_scales_;  // by stage; only the thread that reads
   std::atomic<bool> failed_ = false;
+  Turns turns_;  // in the order in which units were submitted, which is nearly that of the files
   mutable Mutex mutex_;
   int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;     // items that the pool has
   int with_weights_ ABSL_GUARDED_BY(mutex_) = 0;  // of them, those whose weights are still wanted

@@ -11,6 +11,7 @@
 #include "server/base/error.h"
 #include "server/source/float_element.h"
 #include "server/worker/output_check.h"
+#include "server/worker/range_digest.h"
 #include "server/worker/range_writer.h"
 #include "server/worker/weight_dtype.h"
 
@@ -24,8 +25,13 @@ constexpr size_t kCopyBytes = 1 << 20;
 
 RangeWriter WriterOf(const UnitContext& context, const OutputRange& range,
                      absl::Span<std::byte> staging) {
-  return RangeWriter(context.sink, context.digesters[static_cast<size_t>(range.file_index)],
-                     range.offset, range.tensor.size_bytes, staging);
+  const PlannedFile& file = context.plan.files[static_cast<size_t>(range.file_index)];
+  return RangeWriter(context.sink, file.name, range.offset, range.tensor.size_bytes, staging);
+}
+
+RangeDigest DigestOf(const UnitContext& context, const OutputRange& range) {
+  return RangeDigest(context.digesters[static_cast<size_t>(range.file_index)], range.offset,
+                     range.tensor.size_bytes);
 }
 
 // Of writing the largest output.
@@ -188,27 +194,42 @@ absl::Status CheckUnitOutput(const PlannedTensor& tensor, const Computing& compu
   return error.status();
 }
 
-// The plane of a tensor with alternating heads, row by row.
-absl::Status WriteHeads(const PlannedTensor& tensor, absl::Span<const std::byte> plane,
-                        RangeWriter& writer) {
+// Hands the plane to `part` in the order of the file: whole, or the rows of alternating heads.
+absl::Status ForParts(const PlannedTensor& tensor, absl::Span<const std::byte> plane,
+                      absl::FunctionRef<absl::Status(absl::Span<const std::byte>)> part) {
+  if (tensor.alternating_heads == 0) return part(plane);
   const uint64_t row_bytes = plane.size() / static_cast<uint64_t>(tensor.source.shape[0]);
   for (int64_t i = 0; i < tensor.source.shape[0]; ++i) {
     const uint64_t row = static_cast<uint64_t>(tensor.SourceRow(i));
-    absl::Status status = writer.Append(plane.subspan(row * row_bytes, row_bytes));
+    absl::Status status = part(plane.subspan(row * row_bytes, row_bytes));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
+std::vector<std::string> DigestPlanes(const UnitContext& context, const PlannedTensor& tensor,
+                                      absl::Span<const absl::Span<std::byte>> planes) {
+  std::vector<std::string> digests;
+  for (size_t i = 0; i < planes.size(); ++i) {
+    RangeDigest digest = DigestOf(context, tensor.outputs[i]);
+    ForParts(tensor, planes[i], [&digest](absl::Span<const std::byte> part) {
+      digest.Update(part);
+      return absl::OkStatus();
+    }).IgnoreError();
+    digests.push_back(digest.Finish());
+  }
+  return digests;
+}
+
 absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor,
                          absl::Span<const absl::Span<std::byte>> planes,
-                         absl::Span<std::byte> staging, UnitRecord& record) {
+                         absl::Span<std::byte> staging) {
   for (size_t i = 0; i < planes.size(); ++i) {
     RangeWriter writer = WriterOf(context, tensor.outputs[i], staging);
-    absl::Status status = tensor.alternating_heads > 0 ? WriteHeads(tensor, planes[i], writer)
-                                                       : writer.Append(planes[i]);
+    const absl::Status status =
+        ForParts(tensor, planes[i],
+                 [&writer](absl::Span<const std::byte> part) { return writer.Append(part); });
     if (!status.ok()) return WithTensor(status, tensor);
-    record.output_sha256.push_back(writer.Finish());
   }
   return absl::OkStatus();
 }
@@ -397,11 +418,11 @@ absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const Computi
   return status.ok() ? status : WithTensor(status, tensor);
 }
 
-absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                     UnitMemory& memory, const kernels::TensorStats& stats) {
+UnitRecord DigestUnit(const UnitContext& context, const PlannedTensor& tensor, UnitMemory& memory,
+                      const kernels::TensorStats& stats) {
   absl::Span<std::byte> scratch;
   UnitRecord record{memory.source_sha256,
-                    {},
+                    DigestPlanes(context, tensor, PlanesOfUnit(tensor, memory, &scratch)),
                     true,
                     stats.relative_error,
                     stats.imbalance_before,
@@ -413,10 +434,14 @@ absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTe
   record.output_error = stats.output_error;
   // Only profile upstream asks for it; no tensor has a kurtosis of 0.
   if (stats.kurtosis != 0) record.kurtosis = stats.kurtosis;
-  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
-  const absl::Status status = WritePlanes(context, tensor, planes, scratch, record);
-  if (!status.ok()) return status;
   return record;
+}
+
+absl::Status WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
+                       UnitMemory& memory) {
+  absl::Span<std::byte> scratch;
+  const std::vector<absl::Span<std::byte>> planes = PlanesOfUnit(tensor, memory, &scratch);
+  return WritePlanes(context, tensor, planes, scratch);
 }
 
 UnitRecord MeasuredUnit(const PlannedTensor& tensor, UnitMemory& memory) {
@@ -441,10 +466,10 @@ absl::StatusOr<UnitRecord> FoldUnit(const UnitContext& context, const PlannedTen
                                  WeightDtypeOf(tensor.outputs[0].tensor.dtype), planes[0]);
   }
   if (!status.ok()) return WithTensor(status, tensor);
-  UnitRecord record{memory.source_sha256, {}, false, 0, 0, 0, 0};
-  status = WritePlanes(context, tensor, planes, scratch, record);
+  status = WritePlanes(context, tensor, planes, scratch);
   if (!status.ok()) return status;
-  return record;
+  return UnitRecord{
+      memory.source_sha256, DigestPlanes(context, tensor, planes), false, 0, 0, 0, 0};
 }
 
 absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTensor& tensor,
@@ -452,6 +477,7 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
   const SourceTensor& source = tensor.source;
   const absl::Span<std::byte> buffer = memory.weights.buffer.span();
   const uint64_t staging_bytes = StagingBytes(tensor);
+  RangeDigest digest = DigestOf(context, tensor.outputs.front());
   RangeWriter writer = WriterOf(context, tensor.outputs.front(),
                                 buffer.subspan(buffer.size() - staging_bytes, staging_bytes));
   absl::Status status;
@@ -461,12 +487,13 @@ absl::StatusOr<UnitRecord> CopyUnit(const UnitContext& context, const PlannedTen
     const absl::Span<std::byte> piece = buffer.subspan(
         BytesIntoBlock(offset), BytesOfPiece(offset, source.size_bytes - at, kCopyBytes));
     status = ReadTensor(context, tensor, at, piece);
+    if (status.ok()) digest.Update(piece);
     if (status.ok()) status = writer.Append(piece);
     at += piece.size();
   }
   if (!status.ok()) return WithTensor(status, tensor);
   UnitRecord record;
-  record.source_sha256 = writer.Finish();
+  record.source_sha256 = digest.Finish();
   record.output_sha256 = {record.source_sha256};
   return record;
 }

@@ -113,9 +113,13 @@ absl::StatusOr<UnitMemory> FinishRead(const UnitContext& context, UnitRead read,
 absl::Status ComputeUnit(Phase phase, const PlannedTensor& tensor, const Computing& computing,
                          UnitMemory& memory, absl::FunctionRef<bool()> cancelled,
                          kernels::TensorStats* stats);
-// Writes the planes that ComputeUnit made at their planned places.
-absl::StatusOr<UnitRecord> WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
-                                     UnitMemory& memory, const kernels::TensorStats& stats);
+// Digests the planes that ComputeUnit made, and says all that is to be said of them. Units that
+// come here in the order of their files need not be read back.
+UnitRecord DigestUnit(const UnitContext& context, const PlannedTensor& tensor, UnitMemory& memory,
+                      const kernels::TensorStats& stats);
+// Writes them at their planned places.
+absl::Status WriteUnit(const UnitContext& context, const PlannedTensor& tensor,
+                       UnitMemory& memory);
 // The column scale that ComputeUnit measured, as codes.
 UnitRecord MeasuredUnit(const PlannedTensor& tensor, UnitMemory& memory);
 // Multiplies what was read by folded scales and writes it, in the output's dtype.

@@ -6,6 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "server/base/aligned_buffer.h"
+#include "server/worker/range_digest.h"
 #include "tests/fakes/fault_file_system.h"
 #include "tests/fakes/temp_dir.h"
 
@@ -38,13 +39,15 @@ class RangeWriterTest : public testing::Test {
 
   // Appended in parts of `part_bytes`; the digest.
   absl::StatusOr<std::string> Write(uint64_t offset, uint64_t size_bytes, size_t part_bytes) {
-    RangeWriter writer(*sink_, digester_, offset, size_bytes, staging_.span());
+    RangeWriter writer(*sink_, "f", offset, size_bytes, staging_.span());
+    RangeDigest digest(digester_, offset, size_bytes);
     for (uint64_t at = 0; at < size_bytes; at += part_bytes) {
       const uint64_t part = std::min<uint64_t>(part_bytes, size_bytes - at);
       absl::Status status = writer.Append(Bytes(Part(offset + at, part)));
       if (!status.ok()) return status;
+      digest.Update(Bytes(Part(offset + at, part)));
     }
-    return writer.Finish();
+    return digest.Finish();
   }
   absl::string_view Part(uint64_t offset, uint64_t size_bytes) const {
     return absl::string_view(content_).substr(offset, size_bytes);
@@ -90,7 +93,7 @@ TEST_F(RangeWriterTest, WhatIsWrittenOutOfOrderIsReadBack) {
 }
 
 TEST_F(RangeWriterTest, MoreThanTheRangeHasIsRefused) {
-  RangeWriter writer(*sink_, digester_, 100, 1000, staging_.span());
+  RangeWriter writer(*sink_, "f", 100, 1000, staging_.span());
   EXPECT_TRUE(writer.Append(Bytes(Part(100, 600))).ok());
   EXPECT_TRUE(absl::IsInternal(writer.Append(Bytes(Part(700, 401)))));
   EXPECT_TRUE(writer.Append(Bytes(Part(700, 400))).ok());

@@ -1,7 +1,7 @@
 // In which order the tensors of a folding plan are done, so that few of them have to wait in memory
 // for a column scale: an attention block or a feed-forward block after the other.
-#ifndef SINQ_SERVER_WORKER_FOLD_STAGES_H_
-#define SINQ_SERVER_WORKER_FOLD_STAGES_H_
+#ifndef SINQ_SERVER_PLAN_FOLD_STAGES_H_
+#define SINQ_SERVER_PLAN_FOLD_STAGES_H_
 
 #include <vector>
 
@@ -23,4 +23,4 @@ std::vector<FoldStage> FoldStagesOf(const Plan& plan);
 
 }  // namespace sinq
 
-#endif  // SINQ_SERVER_WORKER_FOLD_STAGES_H_
+#endif  // SINQ_SERVER_PLAN_FOLD_STAGES_H_

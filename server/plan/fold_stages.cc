@@ -1,4 +1,4 @@
-#include "server/worker/fold_stages.h"
+#include "server/plan/fold_stages.h"
 
 #include <cstddef>
 #include <numeric>
