@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/load-inl.h"
 #include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -76,13 +77,10 @@ struct MatrixRows {
   }
 };
 
-// The same columns of some rows: into the second-level cache, because rows whose distance is a
-// multiple of 4 KiB share a few lines of the first.
+// The same columns of some rows.
 HWY_INLINE void PrefetchBlock(const uint16_t* from, size_t stride, int64_t rows, int group) {
-  constexpr int kValuesPerLine = 32;
-  for (int64_t row = 0; row < rows; ++row, from += stride) {
-    for (int k = 0; k < group; k += kValuesPerLine) __builtin_prefetch(from + k, 0, 2);
-  }
+  for (int64_t row = 0; row < rows; ++row, from += stride)
+    PrefetchLines(from, sizeof(*from) * static_cast<size_t>(group));
 }
 
 // Bits of the largest magnitude of each group; a NaN is above all.
