@@ -9,7 +9,7 @@ namespace sinq::kernels {
 //   2: the search of section 4.1 has five codings.
 //   3: shards are laid out in the order of the plan (shard_layout.h); groups that are not balanced
 //      are scaled one by one (section 8.2).
-//   4: where scales are folded, in the order of stages (fold_stages.h).
+//   4: shards are laid out in the order of stages (fold_stages.h), small constants behind.
 inline constexpr int kArithmeticVersion = 4;
 
 }  // namespace sinq::kernels

@@ -421,24 +421,29 @@ class Planner {
   // One output shard for each source shard, its tensors in the order in which they will be done.
   void PlaceTensors() {
     const size_t shards = std::max<size_t>(source_.files().size(), 1);
-    std::vector<std::vector<OutputRange*>> ranges(shards);
+    struct Shard {
+      std::vector<OutputRange*> ranges, extras;
+    };
+    std::vector<Shard> placed(shards);
     for (const FoldStage& stage : FoldStagesOf(plan_)) {
       for (const int index : stage.tensors) {
         PlannedTensor& tensor = plan_.tensors[static_cast<size_t>(index)];
         for (OutputRange& range : tensor.outputs)
-          ranges[static_cast<size_t>(tensor.source.file_index)].push_back(&range);
+          placed[static_cast<size_t>(tensor.source.file_index)].ranges.push_back(&range);
       }
     }
     for (PlannedExtra& extra : plan_.extras)
-      ranges[static_cast<size_t>(extra.range.file_index)].push_back(&extra.range);
-    std::vector<std::vector<OutputRange*>> used;
-    for (auto& shard : ranges) {
-      if (!shard.empty()) used.push_back(std::move(shard));
+      placed[static_cast<size_t>(extra.range.file_index)].extras.push_back(&extra.range);
+    std::vector<Shard> used;
+    for (Shard& shard : placed) {
+      if (!shard.ranges.empty() || !shard.extras.empty()) used.push_back(std::move(shard));
     }
     for (size_t i = 0; i < used.size(); ++i) {
-      for (OutputRange* range : used[i]) range->file_index = static_cast<int>(i);
-      plan_.files.push_back(LayOutShard(
-          absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, used.size()), used[i]));
+      for (OutputRange* range : used[i].ranges) range->file_index = static_cast<int>(i);
+      for (OutputRange* extra : used[i].extras) extra->file_index = static_cast<int>(i);
+      plan_.files.push_back(
+          LayOutShard(absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, used.size()),
+                      used[i].ranges, used[i].extras));
     }
   }
 

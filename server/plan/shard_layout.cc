@@ -24,6 +24,15 @@ int64_t DtypeBytes(const OutputRange& range) {
   return (DtypeBits(range.tensor.dtype).value_or(8) + 7) / 8;
 }
 
+// The largest dtype first, then names decide.
+void SortByDtype(std::vector<OutputRange*>::iterator first,
+                 std::vector<OutputRange*>::iterator last) {
+  std::sort(first, last, [](const OutputRange* a, const OutputRange* b) {
+    return std::make_tuple(-DtypeBytes(*a), a->tensor.name) <
+           std::make_tuple(-DtypeBytes(*b), b->tensor.name);
+  });
+}
+
 // Whether each tensor, one behind the other, begins at a multiple of its elements' size.
 bool AreAligned(const std::vector<OutputRange*>& ranges) {
   uint64_t at = 0;
@@ -36,14 +45,12 @@ bool AreAligned(const std::vector<OutputRange*>& ranges) {
 
 }  // namespace
 
-PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges) {
+PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges,
+                        const std::vector<OutputRange*>& extras) {
   std::vector<OutputRange*> sorted = ranges;
-  if (!AreAligned(sorted)) {
-    std::sort(sorted.begin(), sorted.end(), [](const OutputRange* a, const OutputRange* b) {
-      return std::make_tuple(-DtypeBytes(*a), a->tensor.name) <
-             std::make_tuple(-DtypeBytes(*b), b->tensor.name);
-    });
-  }
+  sorted.insert(sorted.end(), extras.begin(), extras.end());
+  SortByDtype(sorted.begin() + static_cast<std::ptrdiff_t>(ranges.size()), sorted.end());
+  if (!AreAligned(sorted)) SortByDtype(sorted.begin(), sorted.end());
   nlohmann::ordered_json header;
   header["__metadata__"] = {{"format", "pt"}};
   uint64_t at = 0;

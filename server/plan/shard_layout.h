@@ -10,11 +10,12 @@
 
 namespace sinq {
 
-// Sets the offsets of `ranges` (all of one file) in place, without gaps. They keep their order,
-// in which they will mostly be written: so the file can be digested as it grows.
-// If that would leave a tensor unaligned to its own dtype, the largest dtype comes first, then
-// names decide. Returns the file's header and total size.
-PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges);
+// Sets the offsets of one file's `ranges` and `extras` in place, without gaps. Ranges keep their
+// order, in which they will mostly be written: so the file can be digested as it grows. Extras
+// follow, the largest dtype first. If that would leave a tensor unaligned to its own dtype, all are
+// ordered so. Returns the file's header and total size.
+PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& ranges,
+                        const std::vector<OutputRange*>& extras = {});
 
 }  // namespace sinq
 

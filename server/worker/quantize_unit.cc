@@ -194,17 +194,17 @@ absl::Status CheckUnitOutput(const PlannedTensor& tensor, const Computing& compu
   return error.status();
 }
 
-// Hands the plane to `part` in the order of the file: whole, or the rows of alternating heads.
-absl::Status ForParts(const PlannedTensor& tensor, absl::Span<const std::byte> plane,
-                      absl::FunctionRef<absl::Status(absl::Span<const std::byte>)> part) {
-  if (tensor.alternating_heads == 0) return part(plane);
+// The plane in the order of the file: whole, or the rows of alternating heads.
+std::vector<absl::Span<const std::byte>> PartsOf(const PlannedTensor& tensor,
+                                                 absl::Span<const std::byte> plane) {
+  if (tensor.alternating_heads == 0) return {plane};
+  std::vector<absl::Span<const std::byte>> parts;
   const uint64_t row_bytes = plane.size() / static_cast<uint64_t>(tensor.source.shape[0]);
   for (int64_t i = 0; i < tensor.source.shape[0]; ++i) {
     const uint64_t row = static_cast<uint64_t>(tensor.SourceRow(i));
-    absl::Status status = part(plane.subspan(row * row_bytes, row_bytes));
-    if (!status.ok()) return status;
+    parts.push_back(plane.subspan(row * row_bytes, row_bytes));
   }
-  return absl::OkStatus();
+  return parts;
 }
 
 std::vector<std::string> DigestPlanes(const UnitContext& context, const PlannedTensor& tensor,
@@ -212,10 +212,7 @@ std::vector<std::string> DigestPlanes(const UnitContext& context, const PlannedT
   std::vector<std::string> digests;
   for (size_t i = 0; i < planes.size(); ++i) {
     RangeDigest digest = DigestOf(context, tensor.outputs[i]);
-    ForParts(tensor, planes[i], [&digest](absl::Span<const std::byte> part) {
-      digest.Update(part);
-      return absl::OkStatus();
-    }).IgnoreError();
+    for (const absl::Span<const std::byte> part : PartsOf(tensor, planes[i])) digest.Update(part);
     digests.push_back(digest.Finish());
   }
   return digests;
@@ -226,10 +223,10 @@ absl::Status WritePlanes(const UnitContext& context, const PlannedTensor& tensor
                          absl::Span<std::byte> staging) {
   for (size_t i = 0; i < planes.size(); ++i) {
     RangeWriter writer = WriterOf(context, tensor.outputs[i], staging);
-    const absl::Status status =
-        ForParts(tensor, planes[i],
-                 [&writer](absl::Span<const std::byte> part) { return writer.Append(part); });
-    if (!status.ok()) return WithTensor(status, tensor);
+    for (const absl::Span<const std::byte> part : PartsOf(tensor, planes[i])) {
+      if (absl::Status status = writer.Append(part); !status.ok())
+        return WithTensor(status, tensor);
+    }
   }
   return absl::OkStatus();
 }

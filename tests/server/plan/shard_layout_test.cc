@@ -38,6 +38,20 @@ TEST(ShardLayout, TensorsKeepThePlansOrder) {
   EXPECT_EQ(header["x"]["dtype"], "F32");
 }
 
+TEST(ShardLayout, ExtrasFollowTheLargestDtypesFirst) {
+  std::vector<OutputRange> ranges = {RangeOf("z", "U8", 6, 6), RangeOf("y", "F16", 5, 10)};
+  std::vector<OutputRange> extras = {RangeOf("c", "U8", 3, 3), RangeOf("b", "I64", 1, 8),
+                                     RangeOf("a", "U8", 1, 1)};
+  const PlannedFile file =
+      LayOutShard("f", {&ranges[0], &ranges[1]}, {&extras[0], &extras[1], &extras[2]});
+  const uint64_t data = file.header.size();
+  EXPECT_EQ(ranges[0].offset, data);
+  EXPECT_EQ(ranges[1].offset, data + 6);
+  EXPECT_EQ(extras[1].offset, data + 16);
+  EXPECT_EQ(extras[2].offset, data + 24);
+  EXPECT_EQ(extras[0].offset, data + 25);
+}
+
 TEST(ShardLayout, TheLargestDtypesComeFirstWhereThatWouldUnalignOne) {
   std::vector<OutputRange> ranges = {RangeOf("z", "U8", 7, 7), RangeOf("y", "F16", 5, 10),
                                      RangeOf("x", "F32", 2, 8), RangeOf("w", "F32", 1, 4)};
