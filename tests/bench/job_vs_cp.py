@@ -104,6 +104,10 @@ def one_pair(where, base, source, args, flags):
         drop_caches()
     copy = time_copy(source, base / "copy")
     shutil.rmtree(base / "copy")
+    return {"cp": copy, **one_job(where, base, source, args, flags)}
+
+
+def one_job(where, base, source, args, flags):
     home = base / "server"
     home.mkdir()
     server = harness.Server(home, "--workers", str(args.workers), "--memory-budget", args.memory_budget, roots=[base])
@@ -120,7 +124,7 @@ def one_pair(where, base, source, args, flags):
     output = sum(p.stat().st_size for p in (base / "job").iterdir())
     shutil.rmtree(base / "job")
     shutil.rmtree(home)
-    return {"cp": copy, "job": job, "cpu": cpu, "rss": rss, "read": read, "output": output}
+    return {"job": job, "cpu": cpu, "rss": rss, "read": read, "output": output}
 
 
 def cpu_name():
