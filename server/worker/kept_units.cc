@@ -42,6 +42,13 @@ bool KeptUnits::Has(int tensor) const {
   return units_.contains(tensor);
 }
 
+std::vector<int> KeptUnits::Tensors() const {
+  std::vector<int> tensors;
+  MutexLock lock(&mutex_);
+  for (const auto& [tensor, unused] : units_) tensors.push_back(tensor);
+  return tensors;
+}
+
 std::optional<UnitMemory> KeptUnits::Take(int tensor) {
   MutexLock lock(&mutex_);
   const auto found = units_.find(tensor);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "server/base/memory_budget.h"
@@ -33,6 +34,8 @@ class KeptUnits : public MemoryBudget::Reclaimer {
   void Keep(int tensor, UnitMemory memory) ABSL_LOCKS_EXCLUDED(mutex_);
   void Drop(uint64_t size_bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   bool Has(int tensor) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // All that are here, ascending.
+  std::vector<int> Tensors() const ABSL_LOCKS_EXCLUDED(mutex_);
   // Nothing if it is not here.
   std::optional<UnitMemory> Take(int tensor) ABSL_LOCKS_EXCLUDED(mutex_);
   void GiveUpIdle() override ABSL_LOCKS_EXCLUDED(mutex_);

@@ -149,24 +149,26 @@ bool Pipeline::IsMeasured(size_t stage, const Steps& waiting,
 
 absl::Status Pipeline::SubmitKept(Steps& waiting, std::vector<Reading>& reads,
                                   Cancelled cancelled) {
-  if (waiting.quantizing.empty()) return absl::OkStatus();
+  // Asked for with each piece that is read, so the way out is short where nothing is kept.
+  const std::vector<int> kept_tensors = kept_.Tensors();
+  if (kept_tensors.empty() || waiting.quantizing.empty()) return absl::OkStatus();
   const size_t stage = waiting.quantizing.front().stage;
   if (!has_scales_[stage]) {
     if (!IsMeasured(stage, waiting, reads)) return absl::OkStatus();
     if (absl::Status status = MakeScales(stage); !status.ok()) return status;
   }
-  for (auto step = waiting.quantizing.begin();
-       step != waiting.quantizing.end() && step->stage == stage;) {
-    if (!kept_.Has(step->index)) {
-      ++step;
-      continue;
-    }
+  const std::vector<int>& of_stage = stages_[stage].tensors;
+  for (const int index : kept_tensors) {
+    if (!std::binary_search(of_stage.begin(), of_stage.end(), index)) continue;
     if (!context_.workspaces.HasFree()) return absl::OkStatus();
+    const auto step = std::find_if(waiting.quantizing.begin(), waiting.quantizing.end(),
+                                   [index](const Step& one) { return one.index == index; });
+    if (step == waiting.quantizing.end()) continue;  // an earlier attempt has written it
     absl::StatusOr<std::optional<UnitRead>> kept = BeginKept(*step, false, cancelled);
     if (!kept.ok()) return kept.status();
     if (!kept->has_value()) return absl::OkStatus();
     reads.push_back({*step, **std::move(kept)});
-    step = waiting.quantizing.erase(step);
+    waiting.quantizing.erase(step);
     if (absl::Status status = SubmitComplete(reads, cancelled); !status.ok()) return status;
   }
   return absl::OkStatus();
@@ -199,7 +201,8 @@ absl::StatusOr<std::optional<UnitRead>> Pipeline::Begin(const Step& step, bool m
   const PlannedTensor& tensor = TensorAt(step.index);
   if (step.phase == Phase::kQuantize && kept_.Has(step.index)) {
     absl::StatusOr<std::optional<UnitRead>> kept = BeginKept(step, may_wait, cancelled);
-    if (!kept.ok() || kept->has_value()) return kept;
+    const bool is_given_up = kept.ok() && !kept->has_value() && !kept_.Has(step.index);
+    if (!is_given_up) return kept;  // else it is read again
   }
   uint64_t kept_bytes = step.phase == Phase::kMeasure ? KeptMemoryBytes(tensor) : 0;
   if (kept_bytes > 0 && !kept_.Admit(kept_bytes)) kept_bytes = 0;
@@ -219,13 +222,11 @@ absl::StatusOr<std::optional<UnitRead>> Pipeline::BeginKept(const Step& step, bo
   const PlannedTensor& tensor = TensorAt(step.index);
   Workspaces::Claim claim;
   if (NeedsBackend(step.phase, tensor)) {
-    claim = context_.workspaces.TryClaim();
-    if (claim == nullptr && !may_wait) return std::nullopt;
-    if (claim == nullptr) {
-      absl::StatusOr<Workspaces::Claim> made = context_.workspaces.AwaitClaim(cancelled);
-      if (!made.ok()) return made.status();
-      claim = *std::move(made);
-    }
+    absl::StatusOr<Workspaces::Claim> made = may_wait ? context_.workspaces.AwaitClaim(cancelled)
+                                                      : context_.workspaces.TryClaim();
+    if (!made.ok()) return made.status();
+    if (*made == nullptr) return std::nullopt;
+    claim = *std::move(made);
   }
   std::optional<UnitMemory> memory = kept_.Take(step.index);
   if (!memory) return std::nullopt;

@@ -60,6 +60,10 @@ absl::Span<std::byte> RestOf(UnitMemory& memory) {
   return memory.weights.buffer.span().subspan(AlignedBytes(memory.weights_bytes));
 }
 
+uint64_t ReadMemoryBytes(Phase phase, const PlannedTensor& tensor, uint64_t kept_bytes) {
+  return kept_bytes > 0 ? kept_bytes : WeightsMemoryBytes(phase, tensor);
+}
+
 UnitRead ReadInto(const UnitContext& context, Phase phase, const PlannedTensor& tensor,
                   uint64_t kept_bytes, PooledBuffer buffer,
                   Workspaces::Claim claim) {
@@ -309,8 +313,7 @@ absl::StatusOr<UnitRead> BeginRead(const UnitContext& context, Phase phase,
       TryBeginRead(context, phase, tensor, kept_bytes);
   if (!at_once.ok()) return at_once.status();
   if (at_once->has_value()) return **std::move(at_once);
-  const uint64_t bytes = context.pool.SizeOfBuffer(
-      kept_bytes > 0 ? kept_bytes : WeightsMemoryBytes(phase, tensor));
+  const uint64_t bytes = context.pool.SizeOfBuffer(ReadMemoryBytes(phase, tensor, kept_bytes));
   const uint64_t workspace_bytes =
       NeedsBackend(phase, tensor) ? context.workspaces.size_bytes() : 0;
   absl::StatusOr<MemoryBudget::Reservation> granted =
@@ -336,7 +339,7 @@ absl::StatusOr<std::optional<UnitRead>> TryBeginRead(const UnitContext& context,
     claim = context.workspaces.TryClaim();
     if (claim == nullptr) return std::nullopt;
   }
-  const uint64_t bytes = kept_bytes > 0 ? kept_bytes : WeightsMemoryBytes(phase, tensor);
+  const uint64_t bytes = ReadMemoryBytes(phase, tensor, kept_bytes);
   const BufferPool::Fit fit = kept_bytes > 0 ? BufferPool::Fit::kClose : BufferPool::Fit::kAny;
   absl::StatusOr<std::optional<PooledBuffer>> buffer = context.pool.TryAcquire(bytes, fit);
   if (!buffer.ok()) return buffer.status();

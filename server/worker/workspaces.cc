@@ -34,13 +34,18 @@ absl::StatusOr<Workspaces::Claim> Workspaces::AwaitClaim(absl::FunctionRef<bool(
 }
 
 absl::StatusOr<Workspaces::Claim> Workspaces::ClaimWith(MemoryBudget::Reservation reservation) {
+  if (absl::Status status = Add(std::move(reservation), 1); !status.ok()) return status;
+  return Claim(this);
+}
+
+absl::Status Workspaces::Add(MemoryBudget::Reservation reservation, int claims) {
   absl::StatusOr<PooledBuffer> workspace = AllocatePooled(memory_, std::move(reservation));
   if (!workspace.ok()) return workspace.status();
   MutexLock lock(&mutex_);
   ++count_;
-  ++claims_;
+  claims_ += claims;
   idle_.push_back(*std::move(workspace));
-  return Claim(this);
+  return absl::OkStatus();
 }
 
 void Workspaces::Drop() {
@@ -55,13 +60,8 @@ bool Workspaces::HasFree() {
     if (count_ >= most_) return false;
   }
   std::optional<MemoryBudget::Reservation> reservation = budget_.TryReserve(size_bytes_);
-  if (!reservation) return false;
-  absl::StatusOr<PooledBuffer> workspace = AllocatePooled(memory_, *std::move(reservation));
-  if (!workspace.ok()) return false;  // those that there are will do
-  MutexLock lock(&mutex_);
-  ++count_;
-  idle_.push_back(*std::move(workspace));
-  return true;
+  // Without memory for another, those that there are will do.
+  return reservation && Add(*std::move(reservation), 0).ok();
 }
 
 PooledBuffer Workspaces::TakeIdle() {

@@ -59,6 +59,8 @@ class Workspaces : public MemoryBudget::Reclaimer {
 
  private:
   void Drop() ABSL_LOCKS_EXCLUDED(mutex_);
+  // An idle one, and `claims` to it from the same moment on.
+  absl::Status Add(MemoryBudget::Reservation reservation, int claims) ABSL_LOCKS_EXCLUDED(mutex_);
   PooledBuffer TakeIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether one may go although the job is not at its end.
   bool MayGo() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return count_ > 1 || claims_ == 0; }
