@@ -62,12 +62,22 @@ HWY_INLINE void Search(const Blocks& blocks, const Seen (&seen)[kBlocks], const 
   }
 }
 
+// Shares of a range's ends, or of a codebook's reach (the first).
+struct RangeShares {
+  float low = 1, high = 1;
+};
+
+HWY_INLINE RangeShares SharesOf(const RangeCut& cut, int bits) {
+  const float unit = 1.0f / static_cast<float>(1 << bits);
+  return {1.0f - cut.low * unit, 1.0f - cut.high * unit};
+}
+
 // The range that even levels cover.
 struct EvenRange {
   VF low, high;
-  HWY_INLINE Placement Shrunk(float shrink, const FitParams& params) const {
+  HWY_INLINE Placement Within(const RangeShares& shares, const FitParams& params) const {
     const DF d;
-    const VF lo = hn::Mul(hn::Set(d, shrink), low), hi = hn::Mul(hn::Set(d, shrink), high);
+    const VF lo = hn::Mul(hn::Set(d, shares.low), low), hi = hn::Mul(hn::Set(d, shares.high), high);
     const float inverse_top = 1.0f / static_cast<float>((1 << params.bits) - 1);
     const VF scale = hn::Mul(hn::Sub(hi, lo), hn::Set(d, inverse_top));
     return {scale, StorableZero(hn::Neg(hn::Mul(lo, Reciprocal(scale))), params)};
@@ -77,26 +87,27 @@ struct EvenRange {
 // The range that a codebook covers: its levels -1 .. 1 around the mean.
 struct BookRange {
   VF mean, reach;
-  HWY_INLINE Placement Shrunk(float shrink, const FitParams& params) const {
-    const VF scale = hn::Mul(hn::Set(DF(), shrink), reach);
+  HWY_INLINE Placement Within(const RangeShares& shares, const FitParams& params) const {
+    const VF scale = hn::Mul(hn::Set(DF(), shares.low), reach);
     return {scale, StorableZero(hn::Neg(hn::Mul(mean, Reciprocal(scale))), params)};
   }
 };
 
-// Three ranges and two steps.
+// Ranges, then steps.
 template <class Levels, class Range>
 HWY_INLINE void SearchAsymmetric(const Blocks& blocks, const Seen (&seen)[kBlocks],
                                  const Range (&whole)[kBlocks], const FitParams& params,
                                  const Levels& levels, Placement (&fits)[kBlocks]) {
   if (!params.refine) {
-    for (size_t b = 0; b < kBlocks; ++b) fits[b] = whole[b].Shrunk(1.0f, params);
+    for (size_t b = 0; b < kBlocks; ++b) fits[b] = whole[b].Within({}, params);
     return;
   }
-  const float step = kRangeStep / static_cast<float>(1 << params.bits);
+  const bool is_uneven = HasFractionalZeros(params) && !HasCodebook(params.rounding);
+  const RangeSearch& search = is_uneven ? kUnevenRanges : kEvenRanges;
   const auto range = [&](int n, size_t b) {
-    return whole[b].Shrunk(1.0f - static_cast<float>(n) * step, params);
+    return whole[b].Within(SharesOf(search.cuts[n], params.bits), params);
   };
-  Search(blocks, seen, levels, AsymmetricRules{blocks.group, params}, kRanges, kStepsAfterRanges,
+  Search(blocks, seen, levels, AsymmetricRules{blocks.group, params}, search.ranges, search.steps,
          range, fits);
 }
 

@@ -185,14 +185,15 @@ struct Cover {
 };
 
 template <int kBook>
-__device__ GroupFit RangeCandidate(const Cover& cover, float shrink, const FitRules& rules) {
+__device__ GroupFit RangeCandidate(const Cover& cover, const RangeShares& shares,
+                                   const FitRules& rules) {
   GroupFit fit;
   if constexpr (kBook == 0) {
-    const float lo = Mul(shrink, cover.low), hi = Mul(shrink, cover.high);
+    const float lo = Mul(shares.low, cover.low), hi = Mul(shares.high, cover.high);
     fit.scale = Mul(Sub(hi, lo), rules.inverse_top);
     fit.zero = StorableZero(-Mul(lo, Reciprocal(fit.scale)), rules);
   } else {
-    fit.scale = Mul(shrink, cover.reach);
+    fit.scale = Mul(shares.low, cover.reach);
     fit.zero = StorableZero(-Mul(cover.mean, Reciprocal(fit.scale)), rules);
   }
   return fit;
@@ -280,18 +281,19 @@ __device__ GroupFit Search(int count, int steps, float squares, const Code& code
   return best;
 }
 
-// Three ranges and two steps.
+// Ranges, then steps.
 template <int kBook, int kGroup>
 __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const Cover& cover,
                                      const FitRules& rules) {
-  if (!rules.refine) return RangeCandidate<kBook>(cover, 1.0f, rules);
+  if (!rules.refine) return RangeCandidate<kBook>(cover, {}, rules);
   const GroupTotals totals = TotalsOf(y);
-  return Search(kRanges, kStepsAfterRanges, totals.squares, [&](int n, const GroupFit& next) {
-    const float shrink = Sub(1.0f, Mul(static_cast<float>(n), rules.step));
-    const GroupFit at = n < kRanges ? RangeCandidate<kBook>(cover, shrink, rules) : next;
+  const auto code = [&](int n, const GroupFit& next) {
+    const GroupFit at =
+        n < rules.range_count ? RangeCandidate<kBook>(cover, rules.ranges[n], rules) : next;
     return TrialOf<kGroup>(CodeGroup<kBook>(y, rules, at.scale, at.zero), at.scale, at.zero,
                            totals, rules);
-  });
+  };
+  return Search(rules.range_count, rules.steps_after_ranges, totals.squares, code);
 }
 
 // The range as the storage of zeros wants it: around 0 where a zero must lie within the codes, or

@@ -7,13 +7,22 @@
 
 namespace sinq::kernels {
 
+namespace {
+
+bool TriesUnevenRanges(const FitRules& rules) {
+  const bool has_whole_zeros =
+      rules.zero_grid == ZeroGrid::kInteger || rules.zero_grid == ZeroGrid::kIntegerFromOne;
+  return !has_whole_zeros && rules.book_size == 0;
+}
+
+}  // namespace
+
 FitRules FitRulesOf(const CudaTensor& tensor) {
   FitRules rules;
   rules.top = static_cast<float>((1 << tensor.params.bits) - 1);
   rules.inverse_top = 1.0f / rules.top;
   rules.half = static_cast<float>(1 << (tensor.params.bits - 1));
   const float unit = 1.0f / static_cast<float>(1 << tensor.params.bits);
-  rules.step = kRangeStep * unit;
   for (int n = 0; n < kReaches; ++n) rules.reaches[n] = 1.0f + kReachSteps[n] * unit;
   rules.symmetric = tensor.params.symmetric;
   rules.low_share = 1.0f / static_cast<float>((1 << tensor.params.bits) - 2);
@@ -22,6 +31,11 @@ FitRules FitRulesOf(const CudaTensor& tensor) {
   rules.zero_grid = ZeroGridOf(tensor.params);
   const Codebook book = CodebookOf(RoundingOf(tensor.params.method));
   rules.book_size = book.size;
+  const RangeSearch& search = TriesUnevenRanges(rules) ? kUnevenRanges : kEvenRanges;
+  rules.range_count = search.ranges;
+  rules.steps_after_ranges = search.steps;
+  for (int n = 0; n < search.ranges; ++n)
+    rules.ranges[n] = {1.0f - search.cuts[n].low * unit, 1.0f - search.cuts[n].high * unit};
   std::copy_n(book.levels, book.size, rules.levels);
   std::copy_n(book.bounds, book.size == 0 ? 0 : book.size - 1, rules.bounds);
   return rules;

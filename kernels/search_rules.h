@@ -4,9 +4,20 @@
 
 namespace sinq::kernels {
 
-// Asymmetric: ranges 1 - n * kRangeStep * 2^-b, n = 0 .. kRanges - 1, then steps.
-inline constexpr int kRanges = 3, kStepsAfterRanges = 2;
-inline constexpr float kRangeStep = 0.65f;
+// Asymmetric: ranges with these shares of their ends cut off, in units of 2^-b, then steps.
+struct RangeCut {
+  float low, high;
+};
+inline constexpr int kMaxRanges = 4;
+struct RangeSearch {
+  int ranges, steps;
+  RangeCut cuts[kMaxRanges];
+};
+// Uneven cuts move the levels by a part of a step and so lead to other local minima. For zeros that
+// hold such a part; whole ones would round it away, and a codebook covers one reach to both sides.
+inline constexpr RangeSearch kUnevenRanges = {
+    4, 1, {{0.0f, 0.0f}, {1.1f, 1.1f}, {0.3f, 1.4f}, {1.4f, 0.3f}}};
+inline constexpr RangeSearch kEvenRanges = {3, 2, {{0.0f, 0.0f}, {0.65f, 0.65f}, {1.3f, 1.3f}}};
 
 // Symmetric: the scale that takes 1 + kReachSteps[n] * 2^-b of the extreme to the lowest code.
 inline constexpr int kReaches = 4, kStepsAfterReaches = 1;

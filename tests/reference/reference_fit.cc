@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "tests/reference/reference_numbers.h"
 
@@ -171,8 +172,8 @@ Candidate Search(const std::vector<ReferenceGroup>& first, int steps, float v, c
   return next.error + v * 0x1p-20f < best.error ? next : best;
 }
 
-// The ranges R of section 4.1, or of section 9.1.
-ReferenceGroup RangeOf(const std::vector<float>& y, float a, const QuantParams& params) {
+// A range R of section 4.1, or (a alone) of section 9.1.
+ReferenceGroup RangeOf(const std::vector<float>& y, float a, float b, const QuantParams& params) {
   if (IsBook(RoundingOf(params.method))) {
     const Centre centre = CentreOf(y);
     const float s = a * centre.reach;
@@ -180,7 +181,7 @@ ReferenceGroup RangeOf(const std::vector<float>& y, float a, const QuantParams& 
   }
   float lo0 = *std::min_element(y.begin(), y.end()), hi0 = *std::max_element(y.begin(), y.end());
   StorableRange(params, lo0, hi0);
-  const float lo = a * lo0, hi = a * hi0;
+  const float lo = a * lo0, hi = b * hi0;
   const float s = (hi - lo) * (1.0f / TopCode(params.bits));
   return {s, Zeta(-(lo * Rcp(s)), params)};
 }
@@ -188,11 +189,17 @@ ReferenceGroup RangeOf(const std::vector<float>& y, float a, const QuantParams& 
 // What the searches find; the scale is not unbiased yet.
 Candidate SearchAsymmetric(const std::vector<float>& y, const QuantParams& params) {
   const GroupSums of(y);
-  const float step = 0.65f * std::ldexp(1.0f, -params.bits);
-  return Search({RangeOf(y, 1.0f, params), RangeOf(y, 1 - step, params),
-                 RangeOf(y, 1 - 2 * step, params)},
-                2, of.squares,
-                [&](const ReferenceGroup& group) { return CodeAsymmetric(y, of, group, params); });
+  const bool is_uneven = Zeta(0.5f, params) == 0.5f && !IsBook(RoundingOf(params.method));
+  using Cuts = std::vector<std::pair<float, float>>;
+  const Cuts cuts = is_uneven ? Cuts{{0.0f, 0.0f}, {1.1f, 1.1f}, {0.3f, 1.4f}, {1.4f, 0.3f}}
+                              : Cuts{{0.0f, 0.0f}, {0.65f, 0.65f}, {1.3f, 1.3f}};
+  const float unit = std::ldexp(1.0f, -params.bits);
+  std::vector<ReferenceGroup> ranges;
+  for (const auto& [low, high] : cuts)
+    ranges.push_back(RangeOf(y, 1 - low * unit, 1 - high * unit, params));
+  return Search(ranges, is_uneven ? 1 : 2, of.squares, [&](const ReferenceGroup& group) {
+    return CodeAsymmetric(y, of, group, params);
+  });
 }
 
 Candidate SearchSymmetric(const std::vector<float>& y, float e, float h,
@@ -221,7 +228,7 @@ ReferenceGroup Chosen(const std::vector<float>& y, const Candidate& best, ScaleR
 
 ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& params,
                              ScaleRule rule) {
-  if (params.method == Method::kRtn) return RangeOf(y, 1.0f, params);
+  if (params.method == Method::kRtn) return RangeOf(y, 1.0f, 1.0f, params);
   return Chosen(y, SearchAsymmetric(y, params), rule);
 }
 
