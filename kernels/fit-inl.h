@@ -62,22 +62,15 @@ HWY_INLINE void Search(const Blocks& blocks, const Seen (&seen)[kBlocks], const 
   }
 }
 
-// Shares of a range's ends, or of a codebook's reach (the first).
-struct RangeShares {
-  float low = 1, high = 1;
-};
-
-HWY_INLINE RangeShares SharesOf(const RangeCut& cut, int bits) {
-  const float unit = 1.0f / static_cast<float>(1 << bits);
-  return {1.0f - cut.low * unit, 1.0f - cut.high * unit};
-}
-
 // The range that even levels cover.
 struct EvenRange {
   VF low, high;
-  HWY_INLINE Placement Within(const RangeShares& shares, const FitParams& params) const {
+  HWY_INLINE Placement Without(const RangeCut& cut, const FitParams& params) const {
     const DF d;
-    const VF lo = hn::Mul(hn::Set(d, shares.low), low), hi = hn::Mul(hn::Set(d, shares.high), high);
+    const float unit = 0.5f / static_cast<float>(1 << params.bits);
+    const VF width = hn::Sub(high, low);
+    const VF lo = Fma(hn::Set(d, cut.low * unit), width, low);
+    const VF hi = Fma(hn::Set(d, -cut.high * unit), width, high);
     const float inverse_top = 1.0f / static_cast<float>((1 << params.bits) - 1);
     const VF scale = hn::Mul(hn::Sub(hi, lo), hn::Set(d, inverse_top));
     return {scale, StorableZero(hn::Neg(hn::Mul(lo, Reciprocal(scale))), params)};
@@ -87,8 +80,9 @@ struct EvenRange {
 // The range that a codebook covers: its levels -1 .. 1 around the mean.
 struct BookRange {
   VF mean, reach;
-  HWY_INLINE Placement Within(const RangeShares& shares, const FitParams& params) const {
-    const VF scale = hn::Mul(hn::Set(DF(), shares.low), reach);
+  HWY_INLINE Placement Without(const RangeCut& cut, const FitParams& params) const {
+    const float unit = 1.0f / static_cast<float>(1 << params.bits);
+    const VF scale = hn::Mul(hn::Set(DF(), 1.0f - cut.low * unit), reach);
     return {scale, StorableZero(hn::Neg(hn::Mul(mean, Reciprocal(scale))), params)};
   }
 };
@@ -99,13 +93,13 @@ HWY_INLINE void SearchAsymmetric(const Blocks& blocks, const Seen (&seen)[kBlock
                                  const Range (&whole)[kBlocks], const FitParams& params,
                                  const Levels& levels, Placement (&fits)[kBlocks]) {
   if (!params.refine) {
-    for (size_t b = 0; b < kBlocks; ++b) fits[b] = whole[b].Within({}, params);
+    for (size_t b = 0; b < kBlocks; ++b) fits[b] = whole[b].Without({}, params);
     return;
   }
   const bool is_uneven = HasFractionalZeros(params) && !HasCodebook(params.rounding);
   const RangeSearch& search = is_uneven ? kUnevenRanges : kEvenRanges;
   const auto range = [&](int n, size_t b) {
-    return whole[b].Within(SharesOf(search.cuts[n], params.bits), params);
+    return whole[b].Without(search.cuts[n], params);
   };
   Search(blocks, seen, levels, AsymmetricRules{blocks.group, params}, search.ranges, search.steps,
          range, fits);
@@ -129,17 +123,20 @@ HWY_INLINE EvenRange StorableRange(VF low, VF high, const FitParams& params) {
   return range;
 }
 
-// One value in the whole group: a step of its size beside a zero of 0 or 1 holds it as exactly as
-// the stored scale does, and never with a scale that is a small part of it.
+// One value in the whole group, held as exactly as the stored scale is. By a step of its size
+// beside a zero of 0 or 1, so that the scale is never a small part of it; but where groups share
+// one 8-bit grid of scales, by all steps of the range, whose scale is like that of other groups.
 HWY_INLINE void FitConstants(VF low, VF high, const FitParams& params, Placement& fit) {
   const DF d;
-  const VF none = hn::Zero(d), one = hn::Set(d, 1.0f);
+  const VF none = hn::Zero(d), one = hn::Set(d, 1.0f), top = TopCode(params);
+  const bool has_book = HasCodebook(params.rounding);
+  const bool shares_grid = params.zero_grid == ZeroGrid::kSixteenths;
+  const VF above = params.zero_grid == ZeroGrid::kIntegerFromOne && !has_book ? one : none;
+  const VF below = has_book ? none : shares_grid ? top : one;
+  const VF steps = shares_grid ? top : one;
   const auto constant = hn::And(hn::Eq(low, high), hn::Ne(low, none));
-  const bool from_zero =
-      params.zero_grid != ZeroGrid::kIntegerFromOne || HasCodebook(params.rounding);
-  const VF below = HasCodebook(params.rounding) ? none : one;
-  const VF single = hn::IfThenElse(hn::Gt(low, none), from_zero ? none : one, below);
-  fit.scale = hn::IfThenElse(constant, hn::Abs(low), fit.scale);
+  const VF single = hn::IfThenElse(hn::Gt(low, none), above, below);
+  fit.scale = hn::IfThenElse(constant, hn::Mul(hn::Abs(low), Reciprocal(steps)), fit.scale);
   fit.zero = hn::IfThenElse(constant, single, fit.zero);
 }
 
@@ -173,10 +170,10 @@ HWY_INLINE VF ExtremeOf(const Seen& seen) {
 HWY_INLINE void SearchSymmetric(const Blocks& blocks, const Seen (&seen)[kBlocks], int bits,
                                 Placement (&fits)[kBlocks]) {
   const DF d;
-  const float half = static_cast<float>(1 << (bits - 1)), step = 1.0f / (2.0f * half);
+  const float half = static_cast<float>(1 << (bits - 1));
   const CentredLevels levels{hn::Set(d, -half), hn::Set(d, half - 1.0f)};
   const auto reach = [&](int n, size_t b) -> Placement {
-    const VF share = hn::Set(d, 1.0f + kReachSteps[n] * step);
+    const VF share = hn::Set(d, ReachOf(n, bits));
     return {hn::Mul(hn::Mul(hn::Neg(ExtremeOf(seen[b])), share), hn::Set(d, 1.0f / half)),
             hn::Set(d, half)};
   };

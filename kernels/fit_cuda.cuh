@@ -185,15 +185,15 @@ struct Cover {
 };
 
 template <int kBook>
-__device__ GroupFit RangeCandidate(const Cover& cover, const RangeShares& shares,
-                                   const FitRules& rules) {
+__device__ GroupFit RangeCandidate(const Cover& cover, const RangeCut& cut, const FitRules& rules) {
   GroupFit fit;
   if constexpr (kBook == 0) {
-    const float lo = Mul(shares.low, cover.low), hi = Mul(shares.high, cover.high);
+    const float width = Sub(cover.high, cover.low);
+    const float lo = Fma(cut.low, width, cover.low), hi = Fma(-cut.high, width, cover.high);
     fit.scale = Mul(Sub(hi, lo), rules.inverse_top);
     fit.zero = StorableZero(-Mul(lo, Reciprocal(fit.scale)), rules);
   } else {
-    fit.scale = Mul(shares.low, cover.reach);
+    fit.scale = Mul(Sub(1.0f, cut.low), cover.reach);
     fit.zero = StorableZero(-Mul(cover.mean, Reciprocal(fit.scale)), rules);
   }
   return fit;
@@ -289,7 +289,7 @@ __device__ GroupFit SearchAsymmetric(const float (&y)[kGroup], const Cover& cove
   const GroupTotals totals = TotalsOf(y);
   const auto code = [&](int n, const GroupFit& next) {
     const GroupFit at =
-        n < rules.range_count ? RangeCandidate<kBook>(cover, rules.ranges[n], rules) : next;
+        n < rules.range_count ? RangeCandidate<kBook>(cover, rules.cuts[n], rules) : next;
     return TrialOf<kGroup>(CodeGroup<kBook>(y, rules, at.scale, at.zero), at.scale, at.zero,
                            totals, rules);
   };
@@ -308,15 +308,18 @@ __device__ inline GroupRange StorableRange(const GroupRange& range, const FitRul
   return storable;
 }
 
-// One value in the whole group: a step of its size beside a zero of 0 or 1 holds it exactly. kBook
-// has levels of -1, 0 and 1.
+// One value in the whole group, held as exactly as the stored scale is: by a step of its size
+// beside a zero of 0 or 1, or where groups share one 8-bit grid of scales by all steps of the range.
+// kBook has levels of -1, 0 and 1.
 template <int kBook>
 __device__ void FitConstant(const GroupRange& range, const FitRules& rules, GroupFit& fit) {
   if (range.low != range.high || range.low == 0) return;
-  fit.scale = Magnitude(range.low);
+  const bool shares_grid = rules.zero_grid == ZeroGrid::kSixteenths;
+  const float steps = shares_grid ? rules.top : 1.0f;
+  fit.scale = Mul(Magnitude(range.low), Reciprocal(steps));
   fit.zero = 0.0f;
-  if (kBook == 0 && (range.low < 0 || rules.zero_grid == ZeroGrid::kIntegerFromOne))
-    fit.zero = 1.0f;
+  if (kBook == 0 && range.low < 0) fit.zero = steps;
+  if (kBook == 0 && rules.zero_grid == ZeroGrid::kIntegerFromOne) fit.zero = 1.0f;
 }
 
 template <int kGroup>

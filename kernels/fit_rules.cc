@@ -22,8 +22,7 @@ FitRules FitRulesOf(const CudaTensor& tensor) {
   rules.top = static_cast<float>((1 << tensor.params.bits) - 1);
   rules.inverse_top = 1.0f / rules.top;
   rules.half = static_cast<float>(1 << (tensor.params.bits - 1));
-  const float unit = 1.0f / static_cast<float>(1 << tensor.params.bits);
-  for (int n = 0; n < kReaches; ++n) rules.reaches[n] = 1.0f + kReachSteps[n] * unit;
+  for (int n = 0; n < kReaches; ++n) rules.reaches[n] = ReachOf(n, tensor.params.bits);
   rules.symmetric = tensor.params.symmetric;
   rules.low_share = 1.0f / static_cast<float>((1 << tensor.params.bits) - 2);
   rules.refine = tensor.params.method != Method::kRtn;
@@ -34,8 +33,10 @@ FitRules FitRulesOf(const CudaTensor& tensor) {
   const RangeSearch& search = TriesUnevenRanges(rules) ? kUnevenRanges : kEvenRanges;
   rules.range_count = search.ranges;
   rules.steps_after_ranges = search.steps;
+  const float unit =
+      (book.size == 0 ? 0.5f : 1.0f) / static_cast<float>(1 << tensor.params.bits);
   for (int n = 0; n < search.ranges; ++n)
-    rules.ranges[n] = {1.0f - search.cuts[n].low * unit, 1.0f - search.cuts[n].high * unit};
+    rules.cuts[n] = {search.cuts[n].low * unit, search.cuts[n].high * unit};
   std::copy_n(book.levels, book.size, rules.levels);
   std::copy_n(book.bounds, book.size == 0 ? 0 : book.size - 1, rules.bounds);
   return rules;

@@ -8,10 +8,6 @@
 
 namespace sinq::kernels {
 
-struct RangeShares {
-  float low = 1, high = 1;
-};
-
 // What the search is told. The reciprocals are rounded on the host.
 struct FitRules {
   float top = 15;                 // 2^b - 1
@@ -22,11 +18,11 @@ struct FitRules {
   bool scales_groups = false;     // the group has a power of two of its own (section 8.2)
   ZeroGrid zero_grid = ZeroGrid::kSixteenths;
   float low_share = 0;            // zeros from one: fl(1 / (2^b - 2))
-  // What is tried, here, because kernel arguments may be indexed: shares of the range's ends (of a
-  // codebook's reach the first), and of the extreme of symmetric groups.
+  // What is tried, here, because kernel arguments may be indexed: shares of the range that are cut
+  // off (of a codebook's reach, the first), and shares of the extreme of symmetric groups.
   int range_count = 0;
   int steps_after_ranges = 0;
-  RangeShares ranges[kMaxRanges] = {};
+  RangeCut cuts[kMaxRanges] = {};
   float reaches[kReaches] = {};
   int book_size = 0;              // 16 or 8 levels of a codebook; 0: even levels
   float levels[16] = {};

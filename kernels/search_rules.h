@@ -4,7 +4,8 @@
 
 namespace sinq::kernels {
 
-// Asymmetric: ranges with these shares of their ends cut off, in units of 2^-b, then steps.
+// Asymmetric: ranges with this much of their ends cut off, then steps. Units: 2^-b of half the
+// range, or of a codebook's reach (the first alone).
 struct RangeCut {
   float low, high;
 };
@@ -16,12 +17,17 @@ struct RangeSearch {
 // Uneven cuts move the levels by a part of a step and so lead to other local minima. For zeros that
 // hold such a part; whole ones would round it away, and a codebook covers one reach to both sides.
 inline constexpr RangeSearch kUnevenRanges = {
-    4, 1, {{0.0f, 0.0f}, {1.1f, 1.1f}, {0.3f, 1.4f}, {1.4f, 0.3f}}};
+    4, 1, {{0.0f, 0.0f}, {1.2f, 1.2f}, {0.1f, 1.2f}, {1.6f, 0.4f}}};
 inline constexpr RangeSearch kEvenRanges = {3, 2, {{0.0f, 0.0f}, {0.65f, 0.65f}, {1.3f, 1.3f}}};
 
-// Symmetric: the scale that takes 1 + kReachSteps[n] * 2^-b of the extreme to the lowest code.
+// Symmetric: scales that take this share of the extreme to the lowest code. The first takes all of
+// it to the lowest but one, as min/max does, which is exact for values that lie on such a grid.
 inline constexpr int kReaches = 4, kStepsAfterReaches = 1;
-inline constexpr float kReachSteps[kReaches] = {0.8f, -0.4f, -1.2f, -2.4f};
+inline constexpr float kReachSteps[kReaches] = {0.0f, 0.2f, -0.9f, -2.1f};
+inline constexpr float ReachOf(int n, int bits) {
+  const float half = static_cast<float>(1 << (bits - 1));
+  return n == 0 ? half / (half - 1.0f) : 1.0f + kReachSteps[n] * (0.5f / half);
+}
 
 // Share of a group's power by which a refit that no coding has seen must be better: more than what
 // rounding can do to its error.

@@ -172,16 +172,20 @@ Candidate Search(const std::vector<ReferenceGroup>& first, int steps, float v, c
   return next.error + v * 0x1p-20f < best.error ? next : best;
 }
 
-// A range R of section 4.1, or (a alone) of section 9.1.
-ReferenceGroup RangeOf(const std::vector<float>& y, float a, float b, const QuantParams& params) {
+// Parts of the range, or (the first) of a codebook's reach, that a coding leaves out.
+using Cut = std::pair<float, float>;
+
+// A range of section 4.1, or of section 9.1.
+ReferenceGroup RangeOf(const std::vector<float>& y, const Cut& cut, const QuantParams& params) {
   if (IsBook(RoundingOf(params.method))) {
     const Centre centre = CentreOf(y);
-    const float s = a * centre.reach;
+    const float s = (1 - cut.first) * centre.reach;
     return {s, Zeta(-(centre.mean * Rcp(s)), params)};
   }
   float lo0 = *std::min_element(y.begin(), y.end()), hi0 = *std::max_element(y.begin(), y.end());
   StorableRange(params, lo0, hi0);
-  const float lo = a * lo0, hi = b * hi0;
+  const float width = hi0 - lo0;
+  const float lo = std::fma(cut.first, width, lo0), hi = std::fma(-cut.second, width, hi0);
   const float s = (hi - lo) * (1.0f / TopCode(params.bits));
   return {s, Zeta(-(lo * Rcp(s)), params)};
 }
@@ -189,14 +193,15 @@ ReferenceGroup RangeOf(const std::vector<float>& y, float a, float b, const Quan
 // What the searches find; the scale is not unbiased yet.
 Candidate SearchAsymmetric(const std::vector<float>& y, const QuantParams& params) {
   const GroupSums of(y);
-  const bool is_uneven = Zeta(0.5f, params) == 0.5f && !IsBook(RoundingOf(params.method));
-  using Cuts = std::vector<std::pair<float, float>>;
-  const Cuts cuts = is_uneven ? Cuts{{0.0f, 0.0f}, {1.1f, 1.1f}, {0.3f, 1.4f}, {1.4f, 0.3f}}
-                              : Cuts{{0.0f, 0.0f}, {0.65f, 0.65f}, {1.3f, 1.3f}};
-  const float unit = std::ldexp(1.0f, -params.bits);
+  const bool is_book = IsBook(RoundingOf(params.method));
+  const bool is_uneven = Zeta(0.5f, params) == 0.5f && !is_book;
+  const std::vector<Cut> cuts =
+      is_uneven ? std::vector<Cut>{{0.0f, 0.0f}, {1.2f, 1.2f}, {0.1f, 1.2f}, {1.6f, 0.4f}}
+                : std::vector<Cut>{{0.0f, 0.0f}, {0.65f, 0.65f}, {1.3f, 1.3f}};
+  const float unit = std::ldexp(is_book ? 1.0f : 0.5f, -params.bits);
   std::vector<ReferenceGroup> ranges;
-  for (const auto& [low, high] : cuts)
-    ranges.push_back(RangeOf(y, 1 - low * unit, 1 - high * unit, params));
+  for (const Cut& cut : cuts)
+    ranges.push_back(RangeOf(y, {cut.first * unit, cut.second * unit}, params));
   return Search(ranges, is_uneven ? 1 : 2, of.squares, [&](const ReferenceGroup& group) {
     return CodeAsymmetric(y, of, group, params);
   });
@@ -205,11 +210,11 @@ Candidate SearchAsymmetric(const std::vector<float>& y, const QuantParams& param
 Candidate SearchSymmetric(const std::vector<float>& y, float e, float h,
                           const QuantParams& params) {
   const GroupSums of(y);
+  std::vector<float> shares = {h / (h - 1)};
+  for (const float c : {0.2f, -0.9f, -2.1f})
+    shares.push_back(1 + c * std::ldexp(1.0f, -params.bits));
   std::vector<ReferenceGroup> reaches;
-  for (const float c : {0.8f, -0.4f, -1.2f, -2.4f}) {
-    const float a = 1 + c * std::ldexp(1.0f, -params.bits);
-    reaches.push_back({-e * a * (1 / h), h});
-  }
+  for (const float a : shares) reaches.push_back({-e * a * (1 / h), h});
   return Search(reaches, 1, of.squares, [&](const ReferenceGroup& group) {
     return CodeSymmetric(y, of, group.scale, h);
   });
@@ -228,7 +233,7 @@ ReferenceGroup Chosen(const std::vector<float>& y, const Candidate& best, ScaleR
 
 ReferenceGroup FitAsymmetric(const std::vector<float>& y, const QuantParams& params,
                              ScaleRule rule) {
-  if (params.method == Method::kRtn) return RangeOf(y, 1.0f, 1.0f, params);
+  if (params.method == Method::kRtn) return RangeOf(y, {}, params);
   return Chosen(y, SearchAsymmetric(y, params), rule);
 }
 
@@ -342,7 +347,8 @@ ReferenceGroup ReferenceFit(const std::vector<float>& y, const QuantParams& give
   if (std::all_of(y.begin(), y.end(), [&y](float value) { return value == y[0]; })) {
     if (params.symmetric) return {-y[0], half};
     if (IsBook(RoundingOf(params.method))) return {std::abs(y[0]), 0.0f};
-    return {std::abs(y[0]), y[0] > 0 ? lowest : 1.0f};
+    const float steps = ZeroRuleOf(params) == ZeroRule::kSixteenths ? TopCode(params.bits) : 1.0f;
+    return {std::abs(y[0]) * Rcp(steps), y[0] > 0 ? lowest : steps};
   }
   return params.symmetric ? FitSymmetric(y, params, rule) : FitAsymmetric(y, params, rule);
 }
