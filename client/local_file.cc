@@ -148,9 +148,14 @@ absl::Status LocalFile::Sync() {
 
 absl::Status PublishFile(const std::string& temporary, const std::string& path, bool replace) {
   const unsigned flags = replace ? 0 : RENAME_NOREPLACE;
-  if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) != 0) {
-    return FileError(path, "cannot be put in place", errno);
+  const char *const from = temporary.c_str(), *const to = path.c_str();
+  int done = renameat2(AT_FDCWD, from, AT_FDCWD, to, flags);
+  // Where the file system does not know the flag (NFS, some of FUSE), a second name for the file
+  // does the same.
+  if (done != 0 && !replace && (errno == EINVAL || errno == ENOSYS)) {
+    done = link(from, to) == 0 ? unlink(from) : -1;
   }
+  if (done != 0) return FileError(path, "cannot be put in place", errno);
   return SyncDirectoryOf(path);
 }
 

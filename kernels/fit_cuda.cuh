@@ -309,8 +309,8 @@ __device__ inline GroupRange StorableRange(const GroupRange& range, const FitRul
 }
 
 // One value in the whole group, held as exactly as the stored scale is: by a step of its size
-// beside a zero of 0 or 1, or where groups share one 8-bit grid of scales by all steps of the range.
-// kBook has levels of -1, 0 and 1.
+// beside a zero of 0 or 1, or where groups share one 8-bit grid of scales by all steps of the
+// range. kBook has levels of -1, 0 and 1.
 template <int kBook>
 __device__ void FitConstant(const GroupRange& range, const FitRules& rules, GroupFit& fit) {
   if (range.low != range.high || range.low == 0) return;

@@ -144,4 +144,19 @@ absl::Status ErrnoToStatus(int error_number, absl::string_view what) {
                    {{"errno", absl::StrCat(error_number)}});
 }
 
+bool IsRetryable(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kDeadlineExceeded:
+      return true;
+    case absl::StatusCode::kResourceExhausted:
+      // Too many open files passes; a full disk or a budget that is too small does not.
+      return GetErrorDetails(status).reason == Reason::kIoError;
+    default:
+      return false;
+  }
+}
+
 }  // namespace sinq

@@ -58,6 +58,10 @@ absl::Status MakeError(absl::StatusCode code, Reason reason, absl::string_view m
                        std::optional<absl::Duration> retry_after = {});
 // Details of a status made by MakeError; kUnspecified and empty for any other.
 ErrorDetails GetErrorDetails(const absl::Status& status);
+
+// Whether another attempt may succeed. Bad input, a missing source, a taken output and a full disk
+// stay what they are, and need a person; a device or a file that could not be read may come back.
+bool IsRetryable(const absl::Status& status);
 // The same status with "context: " put before its message; code and payload are kept. OK stays OK.
 absl::Status Annotate(const absl::Status& status, absl::string_view context);
 // Status for errno: ENOSPC and EDQUOT are ResourceExhausted/kDiskFull, ENOENT and ENOTDIR are

@@ -18,6 +18,9 @@ std::vector<LimitInfo> AllLimits() {
        "A config.json with a long id2label table has about 1 MB."},
       {"max_index_json_bytes", kMaxIndexJsonBytes,
        "About 100 bytes for each of max_tensors_per_source."},
+      {"max_manifest_bytes", kMaxManifestBytes,
+       "About 2.5 KB for each of 200,000 tensors; a mixture of experts with 671B parameters has "
+       "90,000."},
       {"max_source_files", kMaxSourceFiles,
        "Shards are numbered with five digits; practical checkpoints have fewer than 1,000."},
       {"max_copied_file_bytes", kMaxCopiedFileBytes,
@@ -74,7 +77,7 @@ std::vector<LimitInfo> AllLimits() {
        "What a source in F16 or BF16 has already."},
       {"max_target_size_bytes", kMaxTargetSizeBytes,
        "A hundred times the largest known model, and far from any overflow."},
-      {"max_page_size", kMaxPageSize, "A page of jobs stays below max_message_bytes."},
+      {"max_page_size", kMaxPageSize, "A page of jobs that would pass max_message_bytes ends sooner."},
       {"max_events_per_job", kMaxEventsPerJob,
        "Progress is thinned to at most one event per second: more than a day."},
       {"max_attempts", kMaxAttempts,

@@ -22,6 +22,8 @@ inline constexpr int kMaxJsonDepth = 32;                     // config.json of V
 inline constexpr uint64_t kMaxConfigJsonBytes = 8 * kMiB;
 // 100 bytes for each of kMaxTensorsPerSource
 inline constexpr uint64_t kMaxIndexJsonBytes = 128 * kMiB;
+// 2.5 KB for each of 200,000 quantized tensors; 671B MoE: about 90,000
+inline constexpr uint64_t kMaxManifestBytes = 512 * kMiB;
 // 5-digit shard numbers, practical checkpoints: under 1,000
 inline constexpr uint64_t kMaxSourceFiles = 10'000;
 // a tokenizer or chat template; weights are not copied as files
@@ -79,7 +81,7 @@ inline constexpr int kMaxPlanSurveys = 1;
 inline constexpr int kMaxTargetBitsPerWeight = 16;
 // 1 PiB: a hundred times the largest known model, and far from any overflow
 inline constexpr uint64_t kMaxTargetSizeBytes = 1024 * 1024 * kGiB;
-inline constexpr int kMaxPageSize = 1'000;
+inline constexpr int kMaxPageSize = 1'000, kDefaultPageSize = 100;
 // progress is thinned to at most 1 per second: more than a day
 inline constexpr uint64_t kMaxEventsPerJob = 100'000;
 inline constexpr int kMaxAttempts = 5;

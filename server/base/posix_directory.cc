@@ -163,6 +163,19 @@ absl::StatusOr<DirEntry> Describe(int directory, const std::string& name) {
   return entry;
 }
 
+// As rename(2), but EEXIST where there is something of that name. Where the file system does not know
+// how (NFS, some of FUSE), a look before the rename is as near as one gets.
+int RenameWithoutReplacing(int from_parent, const char* from, int to_parent, const char* to) {
+  if (::renameat2(from_parent, from, to_parent, to, RENAME_NOREPLACE) == 0) return 0;
+  if (errno != EINVAL && errno != ENOSYS) return -1;
+  struct stat present;
+  if (::fstatat(to_parent, to, &present, AT_SYMLINK_NOFOLLOW) == 0) {
+    errno = EEXIST;
+    return -1;
+  }
+  return ::renameat(from_parent, from, to_parent, to);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PosixDirectory>> PosixDirectory::Open(const std::string& path) {
@@ -243,11 +256,11 @@ absl::Status PosixDirectory::Rename(absl::string_view from, absl::string_view to
   if (!source.ok()) return source.status();
   absl::StatusOr<Place> target = FindPlace(to);
   if (!target.ok()) return target.status();
-  if (::renameat2(source->parent.get(), source->leaf.c_str(), target->parent.get(),
-                  target->leaf.c_str(), RENAME_NOREPLACE) != 0) {
-    return ErrnoToStatus(errno, absl::StrCat("Cannot rename ", Quoted(from), " to ", Quoted(to)));
+  if (RenameWithoutReplacing(source->parent.get(), source->leaf.c_str(), target->parent.get(),
+                             target->leaf.c_str()) == 0) {
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  return ErrnoToStatus(errno, absl::StrCat("Cannot rename ", Quoted(from), " to ", Quoted(to)));
 }
 
 absl::Status PosixDirectory::RemoveFile(absl::string_view name) {

@@ -96,7 +96,6 @@ constexpr absl::string_view kUntilWork =
     "WHERE state = 'RUNNING')";
 
 constexpr int kDeleteBatch = 100;  // rows per transaction, so that leases can be renewed between
-constexpr int kDefaultPageSize = 100;
 constexpr absl::Duration kProgressEventInterval = absl::Seconds(1);
 constexpr absl::Duration kQueueFullRetry = absl::Seconds(30);
 constexpr absl::Duration kLongestLease = absl::Hours(24 * 365);

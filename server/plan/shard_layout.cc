@@ -51,17 +51,19 @@ PlannedFile LayOutShard(std::string file_name, const std::vector<OutputRange*>& 
   sorted.insert(sorted.end(), extras.begin(), extras.end());
   SortByDtype(sorted.begin() + static_cast<std::ptrdiff_t>(ranges.size()), sorted.end());
   if (!AreAligned(sorted)) SortByDtype(sorted.begin(), sorted.end());
-  nlohmann::ordered_json header;
-  header["__metadata__"] = {{"format", "pt"}};
+  using Json = nlohmann::ordered_json;
+  Json::object_t header;  // names are known to differ: no search for each of them
+  header.push_back({"__metadata__", {{"format", "pt"}}});
   uint64_t at = 0;
   for (OutputRange* range : sorted) {
     range->offset = at;
-    header[range->tensor.name] = {{"dtype", range->tensor.dtype},
-                                  {"shape", range->tensor.shape},
-                                  {"data_offsets", {at, at + range->tensor.size_bytes}}};
+    header.push_back({range->tensor.name,
+                      {{"dtype", range->tensor.dtype},
+                       {"shape", range->tensor.shape},
+                       {"data_offsets", {at, at + range->tensor.size_bytes}}}});
     at += range->tensor.size_bytes;
   }
-  PlannedFile file{std::move(file_name), 0, WithLength(header.dump())};
+  PlannedFile file{std::move(file_name), 0, WithLength(Json(std::move(header)).dump())};
   for (OutputRange* range : sorted) range->offset += file.header.size();
   file.size_bytes = file.header.size() + at;
   return file;

@@ -124,12 +124,12 @@ absl::Status NameFilter::Compile(const std::vector<std::string>& texts, const st
 std::optional<std::string> NameFilter::ReasonToCopy(const std::string& name) {
   bool included = include_.empty();
   for (Expression& expression : include_) {
-    if (!std::regex_search(name, expression.regex)) continue;
+    if (!std::regex_match(name, expression.regex)) continue;
     expression.matched = included = true;
   }
   const Expression* excluded = nullptr;
   for (Expression& expression : exclude_) {
-    if (!std::regex_search(name, expression.regex)) continue;
+    if (!std::regex_match(name, expression.regex)) continue;
     expression.matched = true;
     excluded = &expression;
   }

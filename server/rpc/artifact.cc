@@ -29,8 +29,10 @@ absl::StatusOr<std::string> ReadManifest(const Directory& directory) {
   if (!file.ok()) return file.status();
   const absl::StatusOr<uint64_t> size = (*file)->Size();
   if (!size.ok()) return size.status();
-  if (*size > kMaxIndexJsonBytes)
-    return absl::DataLossError("the manifest is too large to be one of ours");
+  if (*size > kMaxManifestBytes) {
+    return absl::DataLossError(absl::StrCat("The output's ", kManifestFileName, " has ", *size,
+                                            " bytes, more than any of ours has."));
+  }
   std::string text(static_cast<size_t>(*size), '\0');
   const absl::Status status =
       (*file)->ReadAt(0, {reinterpret_cast<std::byte*>(text.data()), text.size()});
@@ -38,10 +40,14 @@ absl::StatusOr<std::string> ReadManifest(const Directory& directory) {
   return text;
 }
 
-std::vector<ArtifactInfo> FilesOf(const std::string& manifest) {
+absl::StatusOr<std::vector<ArtifactInfo>> FilesOf(const std::string& manifest) {
   std::vector<ArtifactInfo> files;
   const nlohmann::json json = nlohmann::json::parse(manifest, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("files") || !json["files"].is_array()) return files;
+  if (!json.is_object() || !json.contains("files") || !json["files"].is_array()) {
+    return absl::DataLossError(
+        absl::StrCat("The output's ", kManifestFileName,
+                     " is damaged: it lists no files. Quantize again into another directory."));
+  }
   for (const auto& file : json["files"]) {
     if (!file.is_object()) continue;
     const auto name = file.find("name"), size = file.find("size_bytes"),

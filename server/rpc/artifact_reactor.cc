@@ -20,7 +20,7 @@ ArtifactReactor::ArtifactReactor(ServiceContext& context,
 }
 
 void ArtifactReactor::Open() {
-  const absl::Status status = OpenFile();
+  const absl::Status status = Guarded([this] { return OpenFile(); });
   if (!status.ok()) return End(status);
   SendNext();
 }

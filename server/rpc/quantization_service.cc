@@ -20,6 +20,10 @@ constexpr size_t kMaxFoldRefusals = 100;  // as the proto documents
 constexpr size_t kPlanPageBytes =
     kMaxMessageBytes / 2;  // room for the files and for one last large tensor
 
+// The largest job (a recipe full of expressions) has some 200 KiB: this many fit beside so much.
+constexpr int kJobsAtOnce = 10;
+constexpr size_t kListPageBytes = kMaxMessageBytes / 4;
+
 absl::Status Draining() {
   return MakeError(absl::StatusCode::kUnavailable, Reason::kDraining,
                    "The server is shutting down and takes no new jobs.", {}, absl::Seconds(5));
@@ -40,6 +44,19 @@ absl::Status Reject(ServiceContext& context, const JobSpec& spec, const absl::St
   return status;
 }
 
+// A repetition is answered from the store, without a plan: by now its source may have moved, or its
+// output exist.
+absl::StatusOr<CreateResult> FirstOrNew(ServiceContext& context, const JobSpec& spec,
+                                        const std::string& request_id) {
+  if (!request_id.empty()) {
+    absl::StatusOr<CreateResult> first = context.store.FindRequest(spec, request_id);
+    if (!absl::IsNotFound(first.status())) return first;
+  }
+  const absl::StatusOr<Plan> plan = PlanFor(context, spec, /*needs_output=*/true);
+  if (!plan.ok()) return plan.status();
+  return context.store.Create(spec, request_id);
+}
+
 absl::Status Create(ServiceContext& context, const sinq::v1::CreateJobRequest& request,
                     sinq::v1::CreateJobResponse* response) {
   if (context.draining) return Draining();
@@ -47,19 +64,8 @@ absl::Status Create(ServiceContext& context, const sinq::v1::CreateJobRequest& r
   absl::Status status = CheckRequestId(request.request_id());
   if (status.ok()) status = ValidateJobSpec(spec, /*needs_output=*/true);
   if (!status.ok()) return Reject(context, spec, status);
-  // A repetition is answered from the store: by now its output may exist, which a new job would be
-  // refused for.
-  const absl::StatusOr<Plan> plan = PlanFor(context, spec, /*needs_output=*/true);
-  if (!plan.ok() && (request.request_id().empty() || !absl::IsAlreadyExists(plan.status()))) {
-    return Reject(context, spec, plan.status());
-  }
-  absl::StatusOr<CreateResult> result = plan.ok()
-                                            ? context.store.Create(spec, request.request_id())
-                                            : context.store.FindRequest(spec, request.request_id());
-  if (!result.ok()) {
-    const bool unknown = !plan.ok() && absl::IsNotFound(result.status());
-    return Reject(context, spec, unknown ? plan.status() : result.status());
-  }
+  absl::StatusOr<CreateResult> result = FirstOrNew(context, spec, request.request_id());
+  if (!result.ok()) return Reject(context, spec, result.status());
   CountSubmission(context, spec, result->replayed ? "deduplicated" : "accepted");
   *response->mutable_job() = ToProto(result->job);
   response->set_replayed(result->replayed);
@@ -113,12 +119,18 @@ absl::Status List(ServiceContext& context, const sinq::v1::ListJobsRequest& requ
     return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
                      "page_size must not be negative.", {{"field", "page_size"}});
   }
-  ListQuery query{*std::move(states), 100, request.page_token()};
-  if (request.page_size() > 0) query.page_size = std::min(request.page_size(), kMaxPageSize);
-  const absl::StatusOr<ListResult> result = context.store.List(query);
-  if (!result.ok()) return result.status();
-  for (const Job& job : result->jobs) *response->add_jobs() = ToProto(job);
-  response->set_next_page_token(result->next_page_token);
+  const int page_size =
+      request.page_size() > 0 ? std::min(request.page_size(), kMaxPageSize) : kDefaultPageSize;
+  ListQuery query{*std::move(states), 0, request.page_token()};
+  do {
+    query.page_size = std::min(kJobsAtOnce, page_size - response->jobs_size());
+    const absl::StatusOr<ListResult> result = context.store.List(query);
+    if (!result.ok()) return result.status();
+    for (const Job& job : result->jobs) *response->add_jobs() = ToProto(job);
+    query.page_token = result->next_page_token;
+  } while (!query.page_token.empty() && response->jobs_size() < page_size &&
+           response->ByteSizeLong() < kListPageBytes);
+  response->set_next_page_token(query.page_token);
   return absl::OkStatus();
 }
 

@@ -8,21 +8,6 @@
 
 namespace sinq {
 
-bool IsRetryable(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kInternal:
-    case absl::StatusCode::kUnknown:
-    case absl::StatusCode::kDeadlineExceeded:
-      return true;
-    case absl::StatusCode::kResourceExhausted:
-      // Too many open files passes; a full disk or a budget that is too small does not.
-      return GetErrorDetails(status).reason == Reason::kIoError;
-    default:
-      return false;
-  }
-}
-
 absl::Duration RetryDelay(int attempt) {
   constexpr absl::Duration kLongest = absl::Minutes(1);
   absl::Duration delay = absl::Seconds(1);

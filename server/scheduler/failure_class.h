@@ -8,10 +8,6 @@
 
 namespace sinq {
 
-// Whether another attempt may succeed. Bad input, a missing source, a taken output and a full disk
-// stay what they are, and need a person; a device or a file that could not be read may come back.
-bool IsRetryable(const absl::Status& status);
-
 // How long a job waits after its `attempt`-th attempt failed: 1 s, 4 s, 16 s, ... at most a minute.
 absl::Duration RetryDelay(int attempt);
 

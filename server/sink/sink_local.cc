@@ -14,8 +14,6 @@ namespace {
 
 constexpr size_t kMaxFileNameBytes = 255;  // NAME_MAX
 constexpr size_t kMaxJobIdBytes = 64;
-// A manifest has some 300 bytes for each of kMaxTensorsPerSource tensors.
-constexpr uint64_t kMaxManifestBytes = 512 * kMiB;
 
 absl::Status Invalid(absl::string_view field, absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument, message,

@@ -79,12 +79,13 @@ class Attempt {
     return Commit(checkpointer);
   }
 
-  // Staging is kept only where another attempt will go on from it.
+  // Staging is kept wherever another attempt may go on from it: what the store holds of finished
+  // units is true of that directory alone.
   bool MustNotResume(const absl::Status& status) const {
     const StopReason reason = stop_.load();
     if (reason == StopReason::kDrain || reason == StopReason::kLeaseLost || absl::IsAborted(status))
       return false;
-    return !absl::IsUnavailable(status) && !absl::IsInternal(status);
+    return !IsRetryable(status);
   }
 
   void Enter(JobStage stage) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "kernels/quant_params.h"
 
 namespace sinq {
@@ -50,7 +51,13 @@ absl::Status Pipeline::Run(JobProgress progress, absl::FunctionRef<bool()> stopp
            (measuring_ != nullptr && measuring_->checkpointer.Failed());
   };
   const kernels::DeviceStats before = context_.workers.DeviceTotals();
+  // An exception must not leave tasks behind that use this object.
+  absl::Cleanup give_up = [this] {
+    failed_ = true;
+    AwaitAll();
+  };
   if (absl::Status status = ReadAhead(std::move(steps), cancelled); !status.ok()) Fail(status);
+  std::move(give_up).Cancel();
   AwaitAll();
   ObserveDeviceStages(before);
   MutexLock lock(&mutex_);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
@@ -34,6 +35,11 @@ class Survey {
         pool_(context.budget, context.workers.host_memory()) {}
 
   absl::Status Run(const std::set<std::string>& done) {
+    // An exception must not leave tasks behind that use this object.
+    absl::Cleanup give_up = [this] {
+      failed_ = true;
+      AwaitFewerThan(1);
+    };
     for (const PlannedTensor& tensor : context_.plan.tensors) {
       if (!HasUnit(Phase::kWidths, tensor) || done.contains(tensor.source.name)) continue;
       AwaitFewerThan(context_.workers.UsefulTasks());
@@ -43,6 +49,7 @@ class Survey {
         break;
       }
     }
+    std::move(give_up).Cancel();
     AwaitFewerThan(1);
     MutexLock lock(&mutex_);
     return status_;
