@@ -47,7 +47,9 @@ size_t CpuBackend::ScratchBytes(const QuantParams& params, int64_t rows, int64_t
   const MatrixView in{nullptr, rows, cols, WeightDtype::kF32, {}};
   TensorStats stats;
   QuantizeJob job(ops_, in, params, {}, {}, &stats);
-  return job.FixedBytes() + static_cast<size_t>(threads_) * job.SlotBytes();
+  // What is quantized by rows is still measured by tiles.
+  return std::max(job.FixedBytes() + static_cast<size_t>(threads_) * job.SlotBytes(),
+                  MeasureSlotBytes(in, {&params, 1}));
 }
 
 absl::Status CpuBackend::Quantize(const MatrixView& in, const QuantParams& params,

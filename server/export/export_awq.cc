@@ -7,6 +7,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/error.h"
 #include "server/export/hf_config.h"
+#include "server/export/module_names.h"
 #include "server/export/serving_rules.h"
 
 namespace sinq {
@@ -92,7 +93,7 @@ absl::StatusOr<std::vector<OutputTensor>> AwqExporter::Tensors(const QuantizedLa
 }
 
 absl::StatusOr<std::vector<SideFile>> AwqExporter::SideFiles(const ExportedModel& model) const {
-  const std::vector<std::string> dense = DenseModules(model);
+  const std::vector<std::string> dense = ModuleNames(model).OfDense(model);
   for (const absl::Status& status :
        {CheckOneScheme(model), CheckFusedModules(model), CheckNames(model, dense)}) {
     if (!status.ok()) return status;

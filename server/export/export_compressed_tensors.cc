@@ -3,12 +3,15 @@
 #include <array>
 #include <cstring>
 #include <map>
+#include <set>
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "server/export/hf_config.h"
+#include "server/export/module_names.h"
 #include "server/export/serving_rules.h"
 
 namespace sinq {
@@ -47,19 +50,35 @@ ordered_json Group(const Scheme& scheme, ordered_json targets) {
   return group;
 }
 
+Scheme SchemeOf(const QuantizedLayer& layer) {
+  return {layer.params.bits, layer.params.group_size, layer.params.symmetric};
+}
+
+constexpr absl::string_view kExpertsExpression =
+    "re:.*\\.experts\\.\\d+\\.(gate_proj|up_proj|down_proj|w1|w2|w3)$";
+
 // One group for all linear layers; with several schemes every layer by its name, because engines
 // prefer a class to the parts of a fused module.
-ordered_json Groups(const std::vector<QuantizedLayer>& layers) {
-  std::map<Scheme, ordered_json> targets;
-  for (const QuantizedLayer& layer : layers) {
-    const kernels::QuantParams& params = layer.params;
-    targets[{params.bits, params.group_size, params.symmetric}].push_back(LayerPath(layer.name));
+ordered_json Groups(const ExportedModel& model, const ModuleNames& names_of) {
+  std::map<Scheme, std::vector<std::string>> targets;
+  std::set<Scheme> of_experts;
+  std::set<std::string> known;
+  for (const QuantizedLayer& layer : model.layers) {
+    const Scheme scheme = SchemeOf(layer);
+    if (absl::StrContains(layer.name, ".experts.")) of_experts.insert(scheme);
+    for (std::string& name : names_of.Of(LayerPath(layer.name))) {
+      // transformers has a module of that name, which is no linear layer.
+      if (absl::EndsWith(name, ".experts")) continue;
+      if (known.insert(name).second) targets[scheme].push_back(std::move(name));
+    }
   }
   ordered_json groups;
   if (targets.size() == 1) {
     groups["group_0"] = Group(targets.begin()->first, {"Linear"});
     return groups;
   }
+  // transformers takes the scheme of all experts from the group whose expressions mention them.
+  if (of_experts.size() == 1) targets[*of_experts.begin()].emplace_back(kExpertsExpression);
   for (auto& [scheme, names] : targets)
     groups[absl::StrCat("group_", groups.size())] = Group(scheme, std::move(names));
   return groups;
@@ -72,8 +91,9 @@ ordered_json Section(const ExportedModel& model) {
   section["format"] = "pack-quantized";
   section["quantization_status"] = "compressed";
   section["version"] = "0.11.0";
-  section["config_groups"] = Groups(model.layers);
-  section["ignore"] = DenseModules(model);
+  const ModuleNames names(model);
+  section["config_groups"] = Groups(model, names);
+  section["ignore"] = names.OfDense(model);
   section["kv_cache_scheme"] = nullptr;
   section["global_compression_ratio"] = nullptr;
   return section;

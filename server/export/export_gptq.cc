@@ -12,6 +12,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/error.h"
 #include "server/export/hf_config.h"
+#include "server/export/module_names.h"
 #include "server/export/serving_rules.h"
 
 namespace sinq {
@@ -53,12 +54,13 @@ std::string Exactly(absl::string_view path) {
 // that they fuse a layer into as well.
 class DynamicRules {
  public:
+  explicit DynamicRules(const ExportedModel& model) : names_(model) {}
   void LeaveDense(const std::string& path) {
-    for (const std::string& name : {path, FusedModule(path)})
+    for (const std::string& name : names_.Of(path))
       rules_[absl::StrCat("-:", Exactly(name))] = ordered_json::object();
   }
   void Override(const std::string& path, const Scheme& scheme) {
-    for (const std::string& name : {path, FusedModule(path)}) {
+    for (const std::string& name : names_.Of(path)) {
       ordered_json& rule = rules_[absl::StrCat("+:", Exactly(name))];
       rule["bits"] = scheme.first;
       rule["group_size"] = scheme.second;
@@ -67,11 +69,12 @@ class DynamicRules {
   const ordered_json& rules() const { return rules_; }
 
  private:
+  const ModuleNames names_;
   ordered_json rules_ = ordered_json::object();
 };
 
 ordered_json Rules(const ExportedModel& model, const Scheme& common) {
-  DynamicRules rules;
+  DynamicRules rules(model);
   for (const QuantizedLayer& layer : model.layers) {
     if (SchemeOf(layer) != common) rules.Override(LayerPath(layer.name), SchemeOf(layer));
   }
@@ -95,6 +98,21 @@ absl::string_view PathInBlock(absl::string_view path) {
   return path;
 }
 
+constexpr absl::string_view kFusedOnDisk = ".gate_up_proj";
+
+bool IsFusedOnDisk(const QuantizedLayer& layer) {
+  return absl::EndsWith(LayerPath(layer.name), kFusedOnDisk);
+}
+
+// vLLM takes the gate_up_proj that GLM-4 has on disk for gate_proj and up_proj, and looks for them.
+void AddPartsOfFused(std::set<std::string>& names) {
+  for (const std::string& name : std::set<std::string>(names)) {
+    if (!absl::EndsWith(name, kFusedOnDisk)) continue;
+    const std::string stem = name.substr(0, name.size() - kFusedOnDisk.size());
+    for (const char* part : {".gate_proj", ".up_proj"}) names.insert(absl::StrCat(stem, part));
+  }
+}
+
 // transformers replaces every linear layer of a block unless it is told which. Names inside a block
 // where they tell quantized from dense layers, else whole paths (readers take both).
 ordered_json QuantizedModules(const ExportedModel& model) {
@@ -103,6 +121,7 @@ ordered_json QuantizedModules(const ExportedModel& model) {
     whole.insert(LayerPath(layer.name));
     in_block.emplace(PathInBlock(LayerPath(layer.name)));
   }
+  for (std::set<std::string>* names : {&in_block, &whole}) AddPartsOfFused(*names);
   const bool ambiguous =
       std::any_of(model.dense_linears.begin(), model.dense_linears.end(), [&](const auto& name) {
         return std::any_of(in_block.begin(), in_block.end(), [&](const std::string& part) {
@@ -137,7 +156,8 @@ ordered_json Section(const ExportedModel& model) {
   const bool has_dense =
       std::any_of(model.dense_linears.begin(), model.dense_linears.end(),
                   [](const std::string& name) { return LayerPath(name) != "lm_head"; });
-  if (has_dense) section["modules_in_block_to_quantize"] = QuantizedModules(model);
+  const bool has_fused = std::any_of(model.layers.begin(), model.layers.end(), IsFusedOnDisk);
+  if (has_dense || has_fused) section["modules_in_block_to_quantize"] = QuantizedModules(model);
   if (!rules.empty()) section["dynamic"] = std::move(rules);
   return section;
 }

@@ -12,23 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/error.h"
+#include "server/export/module_names.h"
 
 namespace sinq {
 namespace {
 
 constexpr int64_t kKernelRows = 64, kKernelCols = 128;
-
-constexpr std::array<std::pair<absl::string_view, absl::string_view>, 9> kFusedParts = {{
-    {"q_proj", "qkv_proj"},
-    {"k_proj", "qkv_proj"},
-    {"v_proj", "qkv_proj"},
-    {"gate_proj", "gate_up_proj"},
-    {"up_proj", "gate_up_proj"},
-    {"w1", "gate_up_proj"},
-    {"w3", "gate_up_proj"},
-    {"q_a_proj", "fused_qkv_a_proj"},
-    {"kv_a_proj_with_mqa", "fused_qkv_a_proj"},
-}};
 
 std::string SchemeName(const kernels::QuantParams& params) {
   return absl::StrCat(params.bits, " bits in groups of ", params.group_size,
@@ -130,18 +119,6 @@ absl::StatusOr<std::vector<OutputTensor>> PlaneTensors(
                        plane.shape, plane.size_bytes});
   }
   return tensors;
-}
-
-std::string FusedModule(absl::string_view layer_path) {
-  constexpr absl::string_view kExperts = ".experts.";
-  if (const size_t at = layer_path.find(kExperts); at != absl::string_view::npos)
-    return std::string(layer_path.substr(0, at + kExperts.size() - 1));
-  const size_t dot = layer_path.rfind('.');
-  const size_t begin = dot == absl::string_view::npos ? 0 : dot + 1;
-  for (const auto& [part, fused] : kFusedParts) {
-    if (layer_path.substr(begin) == part) return absl::StrCat(layer_path.substr(0, begin), fused);
-  }
-  return std::string(layer_path);
 }
 
 absl::Status CheckFusedModules(const ExportedModel& model) {

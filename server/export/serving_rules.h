@@ -42,10 +42,6 @@ std::optional<std::string> KernelRefusal(const QuantizedLayer& layer);
 absl::StatusOr<std::vector<OutputTensor>> PlaneTensors(
     const QuantizedLayer& layer, absl::FunctionRef<absl::string_view(kernels::PlaneKind)> suffix);
 
-// The module that engines make out of a layer and its neighbours: ".qkv_proj" of q_proj, k_proj
-// and v_proj, ".gate_up_proj", ".experts" of everything in a mixture; the path itself for others.
-// Layers with one fused module must be stored alike.
-std::string FusedModule(absl::string_view layer_path);
 // InvalidArgument naming two layers of one fused module that are not stored alike.
 absl::Status CheckFusedModules(const ExportedModel& model);
 

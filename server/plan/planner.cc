@@ -362,7 +362,14 @@ class Planner {
   absl::Status FindBlockScales(PlannedTensor& tensor) {
     if (tensor.source.dtype != "F8_E4M3") return absl::OkStatus();
     const auto found = index_.find(tensor.source.name + kScaleSuffix);
-    if (found == index_.end()) return absl::OkStatus();
+    if (found == index_.end()) {
+      return MakeError(
+          absl::StatusCode::kInvalidArgument, Reason::kUnsupportedSource,
+          absl::StrCat(tensor.source.name, " is FP8 without a factor for each block of 128 x 128 (",
+                       tensor.source.name, kScaleSuffix,
+                       "), the only kind of FP8 that is read; give the original checkpoint."),
+          {{"tensor", tensor.source.name}});
+    }
     const SourceTensor& scale = plan_.tensors[found->second].source;
     const std::vector<int64_t> expected = {(tensor.source.shape[0] + kFp8Block - 1) / kFp8Block,
                                            (tensor.source.shape[1] + kFp8Block - 1) / kFp8Block};

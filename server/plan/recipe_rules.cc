@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
 #include "server/export/exporter.h"
-#include "server/export/serving_rules.h"
+#include "server/export/module_names.h"
 #include "server/job/tensor_filter.h"
 
 namespace sinq {

@@ -1,6 +1,7 @@
 #include "server/plan/source_model.h"
 
 #include <optional>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -48,6 +49,10 @@ absl::Status AlreadyQuantized(absl::string_view what) {
 }
 
 absl::Status CheckQuantization(const json& config) {
+  if (config.contains("compression_config")) return AlreadyQuantized("compression_config");
+  if (const auto text = config.find("text_config"); text != config.end() && text->is_object()) {
+    if (absl::Status status = CheckQuantization(*text); !status.ok()) return status;
+  }
   const auto section = config.find("quantization_config");
   if (section == config.end() || section->is_null()) return absl::OkStatus();
   if (!section->is_object()) {
@@ -61,13 +66,27 @@ absl::Status CheckQuantization(const json& config) {
   return AlreadyQuantized(absl::StrCat("quantization_config.quant_method ", method));
 }
 
+// A matrix of whole numbers, or of the FP8 that is not read, is packed or wants a scale.
+bool HoldsCodes(const SourceTensor& tensor) {
+  if (tensor.shape.size() != 2 || !absl::EndsWith(tensor.name, ".weight")) return false;
+  const char kind = tensor.dtype.front();
+  return kind == 'I' || kind == 'U' || tensor.dtype == "F8_E5M2";
+}
+
+// Not every tool leaves a quantization_config.
 absl::Status CheckTensorNames(const ModelSource& source) {
+  std::set<absl::string_view> names;
+  for (const SourceTensor& tensor : source.tensors()) names.insert(tensor.name);
   for (const SourceTensor& tensor : source.tensors()) {
-    for (const char* suffix :
-         {".W_q", ".qweight", ".weight_packed", ".weight_quant_state", ".SCB"}) {
-      if (absl::EndsWith(tensor.name, suffix))
-        return AlreadyQuantized(absl::StrCat("it has a tensor ", tensor.name));
+    const absl::string_view name = tensor.name;
+    bool is_quantized = HoldsCodes(tensor) || absl::StrContains(name, ".quant_state.bitsandbytes");
+    for (const char* suffix : {".W_q", ".qweight", ".weight_packed", ".weight_quant_state", ".SCB",
+                               ".weight_scale_2", ".weight._data"}) {
+      is_quantized = is_quantized || absl::EndsWith(name, suffix);
     }
+    if (absl::string_view stem = name; absl::ConsumeSuffix(&stem, "_blocks"))  // MXFP4
+      is_quantized = is_quantized || names.contains(absl::StrCat(stem, "_scales"));
+    if (is_quantized) return AlreadyQuantized(absl::StrCat("it has a tensor ", name));
   }
   return absl::OkStatus();
 }

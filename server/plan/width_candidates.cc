@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
-#include "server/export/serving_rules.h"
+#include "server/export/module_names.h"
 #include "server/plan/recipe_rules.h"
 
 namespace sinq {

@@ -95,9 +95,11 @@ absl::StatusOr<Plan> PlanWidths(const JobSpec& spec, const ModelSource& source,
   const absl::StatusOr<std::vector<WidthItem>> items = ItemsOf(*open, errors);
   if (!items.ok()) return items.status();
   // The rest of the target is what the widths can have beyond their smallest.
-  uint64_t budget = TargetBytes(spec, *open) - TakenBytes(spec, *open);
-  for (const WidthItem& item : *items) budget += item.widths[CheapestWidth(item)].bytes;
+  uint64_t smallest = 0;
+  for (const WidthItem& item : *items) smallest += item.widths[CheapestWidth(item)].bytes;
+  uint64_t budget = smallest + TargetBytes(spec, *open) - TakenBytes(spec, *open);
   for (int turn = 0; turn < kMaxTurns; ++turn) {
+    if (turn + 1 == kMaxTurns) budget = smallest;  // fits, as MakePlan has checked
     const std::vector<size_t> chosen = AllocateWidths(*items, budget);
     ChosenWidths widths;
     for (size_t i = 0; i < chosen.size(); ++i)
@@ -108,7 +110,10 @@ absl::StatusOr<Plan> PlanWidths(const JobSpec& spec, const ModelSource& source,
     if (!plan.ok()) return plan;
     const uint64_t taken = TakenBytes(spec, *plan), target = TargetBytes(spec, *plan);
     if (taken <= target) return plan;
-    budget -= std::min(budget, taken - target);
+    // From what was taken, so that each turn takes less than the one before.
+    uint64_t chosen_bytes = 0;
+    for (size_t i = 0; i < chosen.size(); ++i) chosen_bytes += (*items)[i].widths[chosen[i]].bytes;
+    budget = chosen_bytes - std::min(chosen_bytes, taken - target);
   }
   return MakeError(absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
                    absl::StrCat("No choice of widths meets target_size_bytes ",

@@ -26,6 +26,33 @@ absl::Status Refuse(absl::string_view tensor, absl::string_view what) {
                    {{"tensor", std::string(tensor)}, {"field", "recipe.activations_uri"}});
 }
 
+// Second moments of anything are symmetric, not negative on the diagonal, and no element is larger
+// than its row's and column's allow: |h_ij|^2 <= h_ii h_jj. `kRoom` is for rounding to BF16.
+absl::Status CheckMoments(const ActivationTensor& tensor, absl::Span<const float> moments) {
+  constexpr double kRoom = 0.02;
+  const size_t size = static_cast<size_t>(tensor.cols);
+  std::vector<double> root(size);
+  for (size_t i = 0; i < size; ++i) {
+    const double square = moments[i * size + i];
+    if (square < 0)
+      return Refuse(tensor.name, absl::StrCat("has a negative second moment at [", i, ", ", i,
+                                              "]"));
+    root[i] = std::sqrt(square);
+  }
+  for (size_t i = 0; i < size; ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      const double below = moments[i * size + j], above = moments[j * size + i];
+      const double most = root[i] * root[j], room = kRoom * most + 1e-30;
+      const bool is_possible = std::abs(below) <= most + room && std::abs(below - above) <= room;
+      if (is_possible) continue;
+      return Refuse(tensor.name,
+                    absl::StrCat("holds no second moments: [", i, ", ", j, "] is ", below, ", [", j,
+                                 ", ", i, "] ", above, ", and the diagonal allows ", most));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ActivationFile>> ActivationFile::Open(const ResolvedPath& path) {
@@ -121,7 +148,7 @@ absl::Status ActivationFile::Read(const ActivationTensor& tensor, absl::Span<flo
                                               ", ", index % tensor.cols, "]"));
     }
   }
-  return absl::OkStatus();
+  return tensor.is_second_moments ? CheckMoments(tensor, out) : absl::OkStatus();
 }
 
 }  // namespace sinq

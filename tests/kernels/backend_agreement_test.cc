@@ -545,6 +545,15 @@ TEST(MeasureColumnsTest, EveryTargetFindsTheOraclesColumns) {
   }
 }
 
+// What is quantized by rows, without memory for a tile, is measured by tiles all the same.
+TEST(MeasureColumnsTest, ScratchOfTallAndNarrowLayersIsEnough) {
+  const TestMatrix matrix = MakeTestMatrix(2048, 128, WeightDtype::kF32, 17);
+  QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF16, 2, 128, true};
+  params.layout = Layout::kGptq;
+  for (const std::unique_ptr<Backend>& target : Targets())
+    EXPECT_EQ(ColumnsOf(*target, matrix, params).size(), 128u);
+}
+
 std::vector<double> ErrorsOf(const Backend& backend, const TestMatrix& matrix,
                              const std::vector<QuantParams>& candidates) {
   const QuantParams widest{Method::kSinqHqq, Profile::kDefault, AuxStorage::kF16, 8, 128, false};

@@ -265,6 +265,22 @@ INSTANTIATE_TEST_SUITE_P(Golden, SearchTest, testing::ValuesIn(GoldenNames(SINQ_
                            return info.param;
                          });
 
+// Weights of models that were trained on such a grid: what min/max would give back is given back.
+TEST(SymmetricSearchTest, ValuesOnASymmetricGridAreExact) {
+  for (const int bits : {2, 3, 4, 8}) {
+    const int top = (1 << (bits - 1)) - 1;
+    for (const int largest : {1, top}) {
+      std::vector<float> y;
+      for (int k = 0; k < 64; ++k)
+        y.push_back(0.25f * static_cast<float>(k * 7 % (2 * largest + 1) - largest));
+      const QuantParams params{Method::kSinq, Profile::kDefault, AuxStorage::kF32, bits, 64, true};
+      const ReferenceGroup fit = ReferenceFit(y, params, AuxStorage::kF32);
+      const double error = GroupError(y, fit.scale, fit.zero, (1 << bits) - 1);
+      EXPECT_LE(error, 1e-10) << bits << " bits, up to " << largest;
+    }
+  }
+}
+
 TEST_P(SearchTest, IsAsGoodAsTheFullOneAndNeverWorseThanMinMax) {
   const GoldenCase golden = LoadGolden(SINQ_GOLDEN_DIR, GetParam());
   for (const AuxStorage aux : {AuxStorage::kU8, AuxStorage::kF16}) {

@@ -11,6 +11,7 @@
 #include "nlohmann/json.hpp"
 #include "server/base/error.h"
 #include "server/export/exporter.h"
+#include "server/export/module_names.h"
 #include "server/export/serving_rules.h"
 
 namespace sinq {
@@ -137,9 +138,23 @@ TEST(CompressedTensorsTest, SeveralSchemesTargetLayersByName) {
   const json groups = format.Section(
       {format.Layer(kUp, {4, 64, true}), format.Layer(kDown, {8, 64, true})})["config_groups"];
   ASSERT_EQ(groups.size(), 2u);
-  EXPECT_EQ(groups["group_0"]["targets"], json::array({kUp}));
+  EXPECT_EQ(groups["group_0"]["targets"],
+            json::array({kUp, "model.layers.0.mlp.gate_up_proj"}));  // of vLLM
   EXPECT_EQ(groups["group_1"]["targets"], json::array({kDown}));
   EXPECT_EQ(groups["group_1"]["weights"]["num_bits"], 8);
+}
+
+TEST(CompressedTensorsTest, OneGroupMentionsAllExperts) {
+  const Format format("compressed-tensors");
+  const std::string expert = "model.layers.0.mlp.experts.3.up_proj";
+  const json groups =
+      format.Section({format.Layer(expert, {4, 64, true}), format.Layer(kDown, {8, 64, true})})
+          ["config_groups"];
+  const json& targets = groups["group_0"]["targets"];
+  ASSERT_EQ(targets.size(), 2u);  // and not the module "experts", which is no linear layer
+  EXPECT_EQ(targets[0], expert);
+  EXPECT_THAT(targets[1].get<std::string>(), testing::StartsWith("re:.*\\.experts"));
+  EXPECT_EQ(groups["group_1"]["targets"], json::array({kDown}));
 }
 
 TEST(CompressedTensorsTest, WidthsThatItsReadersOpen) {
@@ -174,6 +189,20 @@ TEST(AwqTest, ConfigNamesEveryDenseLinear) {
   EXPECT_EQ(section["zero_point"], true);
   EXPECT_EQ(section["version"], "gemm");
   EXPECT_EQ(section["modules_to_not_convert"], json::array({"model.layers.3.mlp.gate", "lm_head"}));
+}
+
+// Engines ask for the fused module, and look for the names as parts of its path.
+TEST(AwqTest, ConfigNamesFusedModulesThatStayDense) {
+  const Format format("awq");
+  const json section = format.Section({format.Layer(kDown)},
+                                      {"model.layers.0.self_attn.q_proj.weight",
+                                       "model.layers.0.self_attn.k_proj.weight",
+                                       "model.layers.0.mlp.experts.0.up_proj.weight"});
+  EXPECT_EQ(section["modules_to_not_convert"],
+            json::array({"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.qkv_proj",
+                         "model.layers.0.self_attn.k_proj",
+                         "model.layers.0.mlp.experts.0.up_proj", "model.layers.0.mlp.experts",
+                         "lm_head"}));
 }
 
 // Readers search for "model.layers.0.mlp.gate" in every path, and find it in that of gate_proj.
@@ -264,6 +293,15 @@ TEST(GptqTest, RulesForDenseAndOtherWidths) {
   EXPECT_EQ(rules.size(), 3u);  // lm_head has a key of its own
   EXPECT_EQ(section["modules_in_block_to_quantize"],
             json::array({json::array({"mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"})}));
+}
+
+// vLLM takes it for gate_proj and up_proj, and asks whether those are quantized.
+TEST(GptqTest, AFusedLayerOfTheSourceIsNamedByItsPartsToo) {
+  const Format format("gptq");
+  const json section =
+      format.Section({format.Layer("model.layers.0.mlp.gate_up_proj", {4, 64, true})});
+  EXPECT_EQ(section["modules_in_block_to_quantize"],
+            json::array({json::array({"mlp.gate_proj", "mlp.gate_up_proj", "mlp.up_proj"})}));
 }
 
 TEST(GptqTest, WholePathsWhereNamesInsideABlockAreAmbiguous) {
@@ -365,6 +403,30 @@ TEST(ServingRulesTest, FusedModules) {
   EXPECT_EQ(FusedModule("model.layers.0.mlp.experts.7.down_proj"), "model.layers.0.mlp.experts");
   EXPECT_EQ(FusedModule("model.layers.0.mlp.down_proj"), "model.layers.0.mlp.down_proj");
   EXPECT_EQ(FusedModule("q_proj"), "qkv_proj");
+}
+
+TEST(ModuleNamesTest, TextModelsHaveTheirOwnNamesAlone) {
+  const Format format("awq");
+  const ModuleNames names({kConfig, "bfloat16", {format.Layer(kUp)}, {}});
+  EXPECT_THAT(names.Of(kUp), ElementsAre(kUp, "model.layers.0.mlp.gate_up_proj"));
+  EXPECT_THAT(names.Of("model.layers.0.self_attn.q_a_proj"),
+              ElementsAre("model.layers.0.self_attn.q_a_proj",
+                          "model.layers.0.self_attn.fused_qkv_a_proj_with_mqa",
+                          "model.layers.0.self_attn.fused_qkv_a_proj"));
+}
+
+// On disk, in transformers and in vLLM the same part has other names.
+TEST(ModuleNamesTest, PartsOfMultiModalModelsAreNamedWhereverTheyMayBe) {
+  const Format format("awq");
+  const ModuleNames names(
+      {kConfig, "bfloat16", {format.Layer(kDown)}, {"visual.blocks.0.attn.proj.weight"}});
+  EXPECT_THAT(names.Of(kDown),
+              testing::UnorderedElementsAre(kDown, "model.language_model.layers.1.mlp.down_proj",
+                                            "language_model.model.layers.1.mlp.down_proj"));
+  EXPECT_THAT(names.Of("visual.blocks.0.attn.proj"),
+              ElementsAre("visual.blocks.0.attn.proj", "model.visual.blocks.0.attn.proj"));
+  EXPECT_THAT(names.Of("vision_tower.vision_model.a"),
+              ElementsAre("vision_tower.vision_model.a", "model.vision_tower.a", "vision_tower.a"));
 }
 
 TEST(ServingRulesTest, PartsOfAFusedModuleMustBeAlike) {

@@ -180,6 +180,33 @@ TEST_F(PlannerTest, AQuantizedCheckpointIsRefused) {
   EXPECT_EQ(GetErrorDetails(MakeIt().status()).reason, Reason::kUnsupportedSource);
 }
 
+TEST_F(PlannerTest, AQuantizedCheckpointIsKnownByItsTensorsToo) {
+  const std::string bytes(64 * 64, '\x38');
+  const std::vector<std::vector<TestTensor>> models = {
+      {{"a.weight", "F8_E4M3", {64, 64}, bytes}},  // whatever its scale is, there is none by block
+      {{"a.weight", "F8_E4M3", {64, 64}, bytes}, {"a.weight_scale", "F32", {1}, "1234"}},
+      {{"a.weight", "F8_E5M2", {64, 64}, bytes}},
+      {{"a.weight", "I8", {64, 64}, bytes}},
+      {{"a.weight", "U8", {64, 64}, bytes}},
+      {{"e_blocks", "U8", {64, 64}, bytes}, {"e_scales", "U8", {64, 64}, bytes}},
+      {Bf16Tensor("a.weight", {64, 64}, 1),
+       {"a.weight.quant_state.bitsandbytes__nf4", "U8", {4}, "1234"}}};
+  for (const std::vector<TestTensor>& model : models) {
+    WriteModel(model);
+    const absl::Status status = MakeIt().status();
+    EXPECT_EQ(GetErrorDetails(status).reason, Reason::kUnsupportedSource)
+        << model[0].name << " " << model[0].dtype << ": " << status;
+  }
+}
+
+TEST_F(PlannerTest, AQuantizedPartOfAMultiModalCheckpointIsRefused) {
+  for (const char* config : {R"({"text_config": {"quantization_config": {"quant_method": "awq"}}})",
+                             R"({"compression_config": {}})"}) {
+    WriteModel(TinyLlamaTensors(), config);
+    EXPECT_EQ(GetErrorDetails(MakeIt().status()).reason, Reason::kUnsupportedSource) << config;
+  }
+}
+
 TEST_F(PlannerTest, AnExpressionThatMatchesNothingIsAnError) {
   WriteModel(TinyLlamaTensors());
   spec_.exclude = {"no_such_layer"};

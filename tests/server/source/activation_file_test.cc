@@ -126,6 +126,21 @@ TEST_F(ActivationFileTest, ANaNNamesItsPlace) {
               HasSubstr("a.samples holds a NaN or infinity at [1, 1]"));
 }
 
+TEST_F(ActivationFileTest, WhatCannotBeSecondMomentsIsRefused) {
+  const auto read = [this](std::vector<float> moments) {
+    const auto file = Open({F32("a.second_moments", {2, 2}, moments)});
+    EXPECT_TRUE(file.ok()) << file.status();
+    std::vector<float> values(4);
+    return (*file)->Read(*(*file)->Find("a", 2), absl::MakeSpan(values), Never);
+  };
+  EXPECT_TRUE(read({4, 2, 2, 1}).ok());
+  EXPECT_TRUE(read({0, 0, 0, 1}).ok());
+  EXPECT_TRUE(read({4, 1.01f, 1, 1}).ok());  // rounded
+  EXPECT_THAT(std::string(read({4, 1, 1, -1}).message()), HasSubstr("negative second moment"));
+  EXPECT_THAT(std::string(read({4, 1, 0, 1}).message()), HasSubstr("a.second_moments"));
+  EXPECT_THAT(std::string(read({4, 3, 3, 1}).message()), HasSubstr("[1, 0]"));
+}
+
 TEST_F(ActivationFileTest, WhatIsNoSafetensorsFileIsRefused) {
   temp_.Write("a.safetensors", "this is no header");
   const auto files = MakePosixFileSystem({temp_.path()});

@@ -23,5 +23,14 @@ TEST(AuxFiles, WeightsIndexesAndHiddenFilesAreNot) {
   }
 }
 
+// The output may have a file of that name itself, and its weights are not the source's.
+TEST(AuxFiles, WhatTellsOfTheSourcesWeightsIsNotCopied) {
+  for (const char* name :
+       {"sinq-manifest.json", "quantize_config.json", "quantization_config.json",
+        "quant_config.json", "hf_quant_config.json", "model.safetensors.index.json.meta.json"}) {
+    EXPECT_FALSE(IsAuxFileName(name)) << name;
+  }
+}
+
 }  // namespace
 }  // namespace sinq
