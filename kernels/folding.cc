@@ -55,7 +55,8 @@ absl::Status NotFinite(int64_t row, const std::vector<float>& values, WeightDtyp
   size_t column = 0;
   while (IsFiniteIn(dtype, values[column])) ++column;
   return absl::InvalidArgumentError(
-      absl::StrCat("element [", row, ", ", column, "] is not finite once folded"));
+      absl::StrCat("element [", row, ", ", column, "] is not finite once folded (its dtype does ",
+                   "not hold the product; fold \"off\" leaves it as it is)"));
 }
 
 }  // namespace

@@ -163,8 +163,8 @@ absl::StatusOr<DirEntry> Describe(int directory, const std::string& name) {
   return entry;
 }
 
-// As rename(2), but EEXIST where there is something of that name. Where the file system does not know
-// how (NFS, some of FUSE), a look before the rename is as near as one gets.
+// As rename(2), but EEXIST where there is something of that name. Where the file system does not
+// know how (NFS, some of FUSE), a look before the rename is as near as one gets.
 int RenameWithoutReplacing(int from_parent, const char* from, int to_parent, const char* to) {
   if (::renameat2(from_parent, from, to_parent, to, RENAME_NOREPLACE) == 0) return 0;
   if (errno != EINVAL && errno != ENOSYS) return -1;

@@ -36,8 +36,8 @@ constexpr std::array<Places, 4> kPlaces = {{
 }};
 
 bool IsBesideText(absl::string_view path) {
-  constexpr std::array<absl::string_view, 4> kParts = {"visual.", "vision_tower.", "language_model.",
-                                                       "multi_modal_projector."};
+  constexpr std::array<absl::string_view, 4> kParts = {
+      "visual.", "vision_tower.", "language_model.", "multi_modal_projector."};
   return std::any_of(kParts.begin(), kParts.end(), [path](absl::string_view part) {
     return absl::StartsWith(path, part) || absl::StartsWith(path, absl::StrCat("model.", part));
   });

@@ -74,12 +74,13 @@ class LayerFolds {
   }
 
   std::vector<FoldPair> Find() const {
+    if (!layer_.twin.empty()) {
+      return {Refused(absl::StrCat("the checkpoint has this layer a second time, as ", layer_.twin,
+                                   ", and loaders take tensors of both"))};
+    }
     if (const std::optional<std::string> unknown = UnknownTensor()) {
-      FoldPair refused;
-      refused.name = layer_.prefix;
-      refused.refusal =
-          absl::StrCat("the table for \"", shape_.model_type, "\" does not know ", *unknown);
-      return {refused};
+      return {Refused(
+          absl::StrCat("the table for \"", shape_.model_type, "\" does not know ", *unknown))};
     }
     std::vector<FoldPair> pairs;
     for (const LayerBlock* block : blocks_) {
@@ -90,6 +91,13 @@ class LayerFolds {
   }
 
  private:
+  FoldPair Refused(std::string why) const {
+    FoldPair refused;
+    refused.name = layer_.prefix;
+    refused.refusal = std::move(why);
+    return refused;
+  }
+
   void CountExperts() {
     std::set<std::string> numbers;
     for (const auto& [name, index] : layer_.index) {
@@ -292,8 +300,14 @@ absl::StatusOr<FoldPlan> FindFolds(const ModelShape& shape,
                              PrintableText(shape.model_type, kMaxQuotedBytes), "\"");
     return plan;
   }
-  plan.note = absl::StrCat("column scales are folded by the table for \"", shape.model_type, "\"");
-  for (const LayerTensors& layer : GroupByLayer(tensors)) {
+  const std::vector<LayerTensors> layers = GroupByLayer(tensors);
+  plan.note =
+      layers.empty()
+          ? absl::StrCat("no column scale is folded: no tensor has the name of a layer that the "
+                         "table for \"",
+                         shape.model_type, "\" knows (model.layers.0., ...)")
+          : absl::StrCat("column scales are folded by the table for \"", shape.model_type, "\"");
+  for (const LayerTensors& layer : layers) {
     for (FoldPair& pair : LayerFolds(shape, *architecture, layer, tensors).Find())
       plan.pairs.push_back(std::move(pair));
   }

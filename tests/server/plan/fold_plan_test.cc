@@ -144,6 +144,40 @@ TEST_F(FoldPlanTest, AnUnknownFamilyIsLeftAloneAndNamed) {
   EXPECT_THAT(plan.note, HasSubstr("\"alpaca\""));
 }
 
+// Loaders do not take "00" for a layer, so nothing there may stand for layer 0.
+TEST_F(FoldPlanTest, APaddedNumberIsNoLayer) {
+  AddLlama();
+  Add("model.layers.00.input_layernorm.weight", {64});
+  const FoldPlan plan = Find(Llama());
+  EXPECT_EQ(Folded(plan), 4u);
+  EXPECT_EQ(ReadersOf(plan, "model.layers.0.input_layernorm.weight").size(), 3u);
+}
+
+// Which of the two a loader takes is up to it, tensor by tensor.
+TEST_F(FoldPlanTest, ALayerThatIsThereTwiceIsRefused) {
+  AddLlama();
+  AddMlp("layers.0.");
+  const FoldPlan plan = Find(Llama());
+  EXPECT_EQ(Folded(plan), 0u);
+  EXPECT_THAT(RefusalOf(plan, "model.layers.0."), HasSubstr("as layers.0."));
+  EXPECT_THAT(RefusalOf(plan, "layers.0."), HasSubstr("as model.layers.0."));
+}
+
+TEST_F(FoldPlanTest, LayersUnderUnknownNamesAreSaidToBeUnfolded) {
+  AddAttention("model.tower.0.");
+  const FoldPlan plan = Find(Llama());
+  EXPECT_TRUE(plan.pairs.empty());
+  EXPECT_THAT(plan.note, HasSubstr("no column scale is folded"));
+  AddAttention("model.text_model.layers.0.");
+  EXPECT_EQ(Folded(Find(Llama())), 2u);
+}
+
+TEST_F(FoldPlanTest, AnEmptyTensorIsAbsent) {
+  AddLlama();
+  AddLinear("model.layers.0.mlp.unheard_of", 0, 64);
+  EXPECT_EQ(Folded(Find(Llama())), 4u);
+}
+
 TEST_F(FoldPlanTest, AMissingReaderRefusesItsPairOnly) {
   AddLlama();
   Remove("model.layers.0.self_attn.k_proj.weight");
