@@ -94,7 +94,13 @@ void ParseOutputs(const Json& entry, TensorReport& tensor) {
       tensor.bytes = {};
       return;
     }
-    tensor.bytes[static_cast<size_t>(PartOf(Text(output, "name"), tensor.quantized()))] += *size;
+    PartKind kind = PartOf(Text(output, "name"), tensor.quantized());
+    // GGUF has codes and scales in blocks, under the weight's own name.
+    constexpr int64_t kSmallestDenseBytes = 2;
+    if (kind == PartKind::kDense && tensor.quantized() &&
+        *size < kSmallestDenseBytes * tensor.weights)
+      kind = PartKind::kCodes;
+    tensor.bytes[static_cast<size_t>(kind)] += *size;
   }
 }
 

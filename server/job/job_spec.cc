@@ -136,10 +136,16 @@ void CheckTarget(const JobSpec& spec, Violations* out) {
 void CheckChosenBits(const JobSpec& spec, Violations* out) {
   if (spec.bits != 0) return;
   if (SelectableBits(spec.format, spec.symmetric).empty()) {
-    out->Add("bits", absl::StrCat("cannot be chosen for format ", Quote(spec.format),
-                                  spec.symmetric ? "" : " without symmetric",
-                                  ", whose readers open one width only or whose size does not "
-                                  "depend on it; give bits"));
+    const bool would_help = !spec.symmetric && !SelectableBits(spec.format, true).empty();
+    std::vector<absl::string_view> others;
+    for (const absl::string_view format : RecipeFormats()) {
+      if (!SelectableBits(format, spec.symmetric).empty()) others.push_back(format);
+    }
+    out->Add("bits",
+             absl::StrCat("cannot be chosen for format ", Quote(spec.format),
+                          would_help ? " without symmetric" : "",
+                          ", whose readers open one width only or whose size does not depend on "
+                          "it; give bits, or use format ", absl::StrJoin(others, ", ")));
   }
   if (HasCodebook(spec.method)) {
     out->Add("bits", absl::StrCat("cannot be chosen for method ", spec.method,
@@ -206,7 +212,9 @@ void CheckRule(const std::string& name, const JobSpec& spec, const RecipeRule& r
   if (!rule.method.empty()) {
     CheckChoice(name + ".method", rule.method, kernels::MethodNames(), out);
   }
-  const int bits = rule.bits != 0 ? rule.bits : spec.bits;
+  // A codebook has one width, whatever the others have.
+  const int others = HasCodebook(rule.method) ? DefaultBits(rule.method) : spec.bits;
+  const int bits = rule.bits != 0 ? rule.bits : others;
   const std::string& method = rule.method.empty() ? spec.method : rule.method;
   CheckMethodBits(name + ".bits", method, bits, out);
   CheckSymmetric(name + ".symmetric", spec, rule.symmetric.value_or(spec.symmetric), bits, out);

@@ -33,7 +33,7 @@ kernels::QuantParams RequestedParams(const JobSpec& spec, int rule) {
     const kernels::Rounding rounding = kernels::RoundingOf(params.method);
     const bool has_codebook =
         rounding == kernels::Rounding::kNf3 || rounding == kernels::Rounding::kNf4;
-    if (has_codebook && params.bits == 0) params.bits = DefaultBits(given.method);
+    if (has_codebook) params.bits = DefaultBits(given.method);  // the only width it has
   }
   if (given.bits != 0) params.bits = given.bits;
   if (given.group_size != 0) params.group_size = given.group_size;

@@ -44,6 +44,17 @@ QualityReport Parsed(absl::string_view text) {
   return report.ok() ? *report : QualityReport();
 }
 
+TEST(Report, BlocksUnderTheWeightsNameAreCodes) {
+  const QualityReport report = Parsed(R"({"manifest_version": 1, "tensors": [
+    {"name": "a.weight", "action": "quantize", "shape": [2, 32],
+     "outputs": [{"name": "a.weight", "size_bytes": 40}]},
+    {"name": "b.weight", "action": "quantize", "shape": [2, 32],
+     "outputs": [{"name": "b.weight", "size_bytes": 128}]}]})");
+  ASSERT_EQ(report.tensors.size(), 2u);
+  EXPECT_THAT(report.tensors[0].bytes, ElementsAre(40, 0, 0, 0, 0));
+  EXPECT_THAT(report.tensors[1].bytes, ElementsAre(0, 0, 0, 0, 128));  // format dense
+}
+
 TEST(Report, FiguresOfATensor) {
   const QualityReport report = Parsed(kManifest);
   ASSERT_EQ(report.tensors.size(), 3u);

@@ -49,6 +49,26 @@ JobSpec WithNewFields() {
   return spec;
 }
 
+TEST(JobSpecTest, ARuleForACodebookNeedsNoWidth) {
+  EXPECT_TRUE(ValidateWith([](JobSpec& s) {
+                s.rules = {{.pattern = "down_proj", .method = "nf3"}};
+              }).ok());
+  EXPECT_FALSE(ValidateWith([](JobSpec& s) {
+                 s.rules = {{.pattern = "down_proj", .bits = 4, .method = "nf3"}};
+               }).ok());
+}
+
+TEST(JobSpecTest, WhereWidthsCannotBeChosenFormatsThatCanAreNamed) {
+  const auto why = [](const std::string& format) {
+    return std::string(ValidateWith([&](JobSpec& s) {
+                         s.format = format;
+                         SetTarget(s, 5);
+                       }).message());
+  };
+  EXPECT_THAT(why("awq"), HasSubstr("use format sinq, "));
+  EXPECT_THAT(why("awq"), testing::Not(HasSubstr("without symmetric")));
+}
+
 TEST(JobSpecTest, DefaultsAreValid) { EXPECT_TRUE(ValidateJobSpec(Valid(), true).ok()); }
 
 TEST(JobSpecTest, EveryFieldIsChecked) {
@@ -124,7 +144,10 @@ TEST(JobSpecTest, EveryFieldIsChecked) {
        [](JobSpec& s) {
          s.rules = {{.pattern = "a", .bits = 8}, {.pattern = "b", .bits = 9}};
        }},
-      {"rules[0].bits", [](JobSpec& s) { s.rules = {{.pattern = "a", .method = "nf3"}}; }},
+      {"rules[0].bits",
+       [](JobSpec& s) {
+         s.rules = {{.pattern = "a", .bits = 4, .method = "nf3"}};
+       }},
       {"rules[0].group_size", [](JobSpec& s) { s.rules = {{.pattern = "a", .group_size = 16}}; }},
       {"rules[0].method", [](JobSpec& s) { s.rules = {{.pattern = "a", .method = "magic"}}; }},
       {"bits", [](JobSpec& s) { s.bits = 7; }},
