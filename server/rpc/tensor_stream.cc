@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/aligned_buffer.h"
@@ -110,6 +111,14 @@ absl::Status StreamedTensor::Allocate(BufferPool& pool, absl::FunctionRef<bool()
   if (!buffer.ok()) return Annotate(buffer.status(), name());
   buffer_ = *std::move(buffer);
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> StreamedTensor::TryAllocate(BufferPool& pool) {
+  absl::StatusOr<std::optional<PooledBuffer>> buffer = pool.TryAcquire(total_bytes_);
+  if (!buffer.ok()) return Annotate(buffer.status(), name());
+  if (!buffer->has_value()) return false;
+  buffer_ = **std::move(buffer);
+  return true;
 }
 
 absl::Status StreamedTensor::Append(absl::string_view chunk) {

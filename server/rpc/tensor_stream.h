@@ -29,6 +29,8 @@ class StreamedTensor {
                                              const WorkerPool& workers);
   // Waits for the budget.
   absl::Status Allocate(BufferPool& pool, absl::FunctionRef<bool()> cancelled);
+  // The same without waiting: false while the budget has no room, or others wait for it.
+  absl::StatusOr<bool> TryAllocate(BufferPool& pool);
   // What Allocate took, for the next tensor. Nothing else may be called after it.
   PooledBuffer TakeBuffer() { return std::move(buffer_); }
   // InvalidArgument naming tensor and byte offset if there is more than the header said.

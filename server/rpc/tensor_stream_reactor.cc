@@ -105,6 +105,7 @@ bool TensorStreamReactor::FillWrite() {
     buffers_.Release(ready_.front()->TakeBuffer());
     ready_.pop_front();
     --in_flight_;
+    if (std::exchange(starved_, false)) StartAllocating();
   }
   // The last tensor just left: there may be nothing more to wait for.
   if (input_ended_ && in_flight_ == 0) again_ = true;
@@ -154,20 +155,43 @@ absl::Status TensorStreamReactor::BeginTensor() {
   if (!tensor.ok()) return tensor.status();
   arriving_ = std::make_shared<StreamedTensor>(*std::move(tensor));
   ++in_flight_;
-  ++tasks_;
-  allocating_ = true;
-  // Waiting for the budget must not hold up gRPC's threads.
-  context_.handlers.Run([self = self_, tensor = arriving_] { self->AllocateTask(tensor); });
+  StartAllocating();
   return absl::OkStatus();
 }
 
-void TensorStreamReactor::AllocateTask(TensorPtr tensor) {
-  const absl::Status status = tensor->Allocate(buffers_, [this] { return Cancelled(); });
+// Whoever holds memory must not wait for more (memory_budget.h): a client that takes no results
+// would hold up everybody behind it. What does not fit beside the stream's own tensors is asked for
+// again as each of them leaves, and waited for once none is left.
+void TensorStreamReactor::StartAllocating() {
+  ++tasks_;
+  allocating_ = true;
+  const bool may_wait = in_flight_ == 1;
+  // Waiting for the budget must not hold up gRPC's threads.
+  context_.handlers.Run([self = self_, tensor = arriving_, may_wait] {
+    self->AllocateTask(tensor, may_wait);
+  });
+}
+
+void TensorStreamReactor::AllocateTask(TensorPtr tensor, bool may_wait) {
+  absl::StatusOr<bool> has_memory = true;
+  if (may_wait) {
+    const absl::Status status = tensor->Allocate(buffers_, [this] { return Cancelled(); });
+    if (!status.ok()) has_memory = status;
+  } else {
+    has_memory = tensor->TryAllocate(buffers_);
+  }
   {
     MutexLock lock(&mutex_);
     --tasks_;
-    allocating_ = false;
-    if (!status.ok()) Fail(status);
+    if (!has_memory.ok()) {
+      Fail(has_memory.status());
+    } else if (*has_memory) {
+      allocating_ = false;
+    } else if (in_flight_ == 1) {
+      StartAllocating();  // the others left meanwhile
+    } else {
+      starved_ = true;
+    }
   }
   Advance();
 }

@@ -52,7 +52,9 @@ class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::Quant
   absl::Status BeginTensor() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status AddChunk() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Fail(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AllocateTask(TensorPtr tensor);
+  // Memory for `arriving_`; no more is read before it is there.
+  void StartAllocating() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AllocateTask(TensorPtr tensor, bool may_wait);
   void SubmitToWorkers(TensorPtr tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnQuantized(TensorPtr tensor, const absl::Status& status, absl::string_view worker_kind);
   bool Cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
@@ -86,6 +88,7 @@ class TensorStreamReactor final : public grpc::ServerBidiReactor<sinq::v1::Quant
   int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // tensors that hold memory
   int tasks_ ABSL_GUARDED_BY(mutex_) = 0;      // on executors
   bool allocating_ ABSL_GUARDED_BY(mutex_) = false;
+  bool starved_ ABSL_GUARDED_BY(mutex_) = false;  // `arriving_` waits for another's memory
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool input_ended_ ABSL_GUARDED_BY(mutex_) = false;

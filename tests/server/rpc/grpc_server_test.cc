@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/base/limits.h"
@@ -298,6 +300,38 @@ TEST_F(GrpcServerTest, AClientThatGoesAwayGivesItsMemoryBack) {
   server_->Shutdown(absl::Seconds(5));
   EXPECT_EQ(budget_.held_bytes(), 0u);
   EXPECT_EQ(context_->tensor_streams, 0);
+}
+
+// It holds what it has, but does not stand in the line for more.
+TEST_F(GrpcServerTest, AClientThatTakesNoResultsHoldsUpNobody) {
+  // Three such tensors do not fit the budget, and their results not the window that stays small.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 * 1024);
+  const auto own = v1::TensorService::NewStub(
+      grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->port()),
+                                grpc::InsecureChannelCredentials(), arguments));
+  const TestTensor large = Bf16Tensor("large.weight", {1280, 1536}, 1);
+  grpc::ClientContext call;
+  const auto lazy = own->QuantizeTensors(&call);
+  lazy->Write(Recipe());
+  const auto send = [&] {
+    lazy->Write(HeaderOf(large));
+    for (size_t at = 0; at < large.data.size(); at += kMaxClientChunkBytes)
+      lazy->Write(Chunk(large.data.substr(at, kMaxClientChunkBytes)));
+  };
+  for (int i = 0; i < 2; ++i) send();
+  lazy->Write(HeaderOf(large));
+  absl::SleepFor(absl::Milliseconds(300));
+  // Two are there, and there is no room for the third.
+  ASSERT_GT(budget_.held_bytes() * 3 / 2, budget_.budget_bytes());
+
+  const TestTensor a = Bf16Tensor("a.weight", {64, 64}, 1);
+  EXPECT_TRUE(Stream({Recipe(), HeaderOf(a), Chunk(a.data)}).ok());
+  call.TryCancel();
+  EXPECT_EQ(lazy->Finish().error_code(), StatusCode::CANCELLED);
+  server_->Shutdown(absl::Seconds(5));
+  EXPECT_EQ(budget_.held_bytes(), 0u);
 }
 
 TEST_F(GrpcServerTest, AMessageAboveTheLimitIsRefused) {
