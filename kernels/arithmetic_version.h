@@ -10,7 +10,8 @@ namespace sinq::kernels {
 //   3: shards are laid out in the order of the plan (shard_layout.h); groups that are not balanced
 //      are scaled one by one (section 8.2).
 //   4: shards are laid out in the order of stages (fold_stages.h), small constants behind.
-//   5: uneven ranges for zeros with fractions (section 4.1).
+//   5: uneven ranges for zeros with fractions, min/max first if symmetric (section 4.1); constants
+//      on a grid of scales take all steps.
 inline constexpr int kArithmeticVersion = 5;
 
 }  // namespace sinq::kernels

@@ -40,11 +40,11 @@ inline constexpr uint64_t kChunkBytes = 1 * kMiB;
 // a client chunk of up to 2 MiB, plus framing, twice over
 inline constexpr uint64_t kMaxMessageBytes = 4 * kMiB;
 inline constexpr uint64_t kMaxClientChunkBytes = 2 * kMiB;
-// buffered per QuantizeTensors stream and direction beyond one tensor
-inline constexpr uint64_t kStreamBudgetBytes = 64 * kMiB;
+// of one QuantizeTensors stream in memory: one arriving, one in work, one on its way back
+inline constexpr int kMaxTensorsPerStream = 3;
 // per connection: open+cancel floods stay cheap
 inline constexpr int kMaxConcurrentStreams = 256;
-// QuantizeTensors at once: each may hold its budget and one tensor
+// QuantizeTensors at once: each may hold its tensors, all of them within the memory budget
 inline constexpr int kMaxTensorStreams = 16;
 inline constexpr int kMaxWatchers = 256;
 inline constexpr uint64_t kMaxMetadataBytes = 16 * kKiB;

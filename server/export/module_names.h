@@ -25,7 +25,7 @@ class ModuleNames {
   std::vector<std::string> OfDense(const ExportedModel& model) const;
 
  private:
-  bool is_multi_modal_;
+  const bool is_multi_modal_;
 };
 
 }  // namespace sinq

@@ -10,8 +10,6 @@
 namespace sinq {
 namespace {
 
-constexpr int kMaxInFlight = 3;  // one arriving, one in work, one on its way back
-
 absl::Status Misplaced(absl::string_view what) {
   return MakeError(
       absl::StatusCode::kInvalidArgument, Reason::kInvalidArgument,
@@ -85,7 +83,7 @@ TensorStreamReactor::Actions TensorStreamReactor::Decide() {
   }
   if (!writing_ && FillWrite()) writing_ = actions.write = true;
   if (!reading_ && !input_ended_ && !allocating_ &&
-      (arriving_ != nullptr || in_flight_ < kMaxInFlight)) {
+      (arriving_ != nullptr || in_flight_ < kMaxTensorsPerStream)) {
     reading_ = actions.read = true;
   }
   return actions;
