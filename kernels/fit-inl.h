@@ -96,8 +96,7 @@ HWY_INLINE void SearchAsymmetric(const Blocks& blocks, const Seen (&seen)[kBlock
     for (size_t b = 0; b < kBlocks; ++b) fits[b] = whole[b].Without({}, params);
     return;
   }
-  const bool is_uneven = HasFractionalZeros(params) && !HasCodebook(params.rounding);
-  const RangeSearch& search = is_uneven ? kUnevenRanges : kEvenRanges;
+  const RangeSearch& search = RangeSearchFor(params.zero_grid, HasCodebook(params.rounding));
   const auto range = [&](int n, size_t b) {
     return whole[b].Without(search.cuts[n], params);
   };

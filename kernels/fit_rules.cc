@@ -7,16 +7,6 @@
 
 namespace sinq::kernels {
 
-namespace {
-
-bool TriesUnevenRanges(const FitRules& rules) {
-  const bool has_whole_zeros =
-      rules.zero_grid == ZeroGrid::kInteger || rules.zero_grid == ZeroGrid::kIntegerFromOne;
-  return !has_whole_zeros && rules.book_size == 0;
-}
-
-}  // namespace
-
 FitRules FitRulesOf(const CudaTensor& tensor) {
   FitRules rules;
   rules.top = static_cast<float>((1 << tensor.params.bits) - 1);
@@ -30,7 +20,7 @@ FitRules FitRulesOf(const CudaTensor& tensor) {
   rules.zero_grid = ZeroGridOf(tensor.params);
   const Codebook book = CodebookOf(RoundingOf(tensor.params.method));
   rules.book_size = book.size;
-  const RangeSearch& search = TriesUnevenRanges(rules) ? kUnevenRanges : kEvenRanges;
+  const RangeSearch& search = RangeSearchFor(rules.zero_grid, book.size != 0);
   rules.range_count = search.ranges;
   rules.steps_after_ranges = search.steps;
   const float unit =

@@ -132,10 +132,6 @@ HWY_INLINE bool HasRealZeros(const FitParams& params) {
          params.zero_grid == ZeroGrid::kF32;
 }
 
-HWY_INLINE bool HasFractionalZeros(const FitParams& params) {
-  return params.zero_grid != ZeroGrid::kInteger && params.zero_grid != ZeroGrid::kIntegerFromOne;
-}
-
 HWY_INLINE VF IfPositive(VF value, VF otherwise) {
   const DF d;
   return hn::IfThenElse(hn::Gt(value, hn::Zero(d)), value, otherwise);

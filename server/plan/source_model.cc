@@ -75,8 +75,11 @@ bool HoldsCodes(const SourceTensor& tensor) {
 
 // Not every tool leaves a quantization_config.
 absl::Status CheckTensorNames(const ModelSource& source) {
-  std::set<absl::string_view> names;
-  for (const SourceTensor& tensor : source.tensors()) names.insert(tensor.name);
+  std::set<absl::string_view> scaled;  // "x" of every "x_scales"
+  for (const SourceTensor& tensor : source.tensors()) {
+    if (absl::string_view stem = tensor.name; absl::ConsumeSuffix(&stem, "_scales"))
+      scaled.insert(stem);
+  }
   for (const SourceTensor& tensor : source.tensors()) {
     const absl::string_view name = tensor.name;
     bool is_quantized = HoldsCodes(tensor) || absl::StrContains(name, ".quant_state.bitsandbytes");
@@ -85,7 +88,7 @@ absl::Status CheckTensorNames(const ModelSource& source) {
       is_quantized = is_quantized || absl::EndsWith(name, suffix);
     }
     if (absl::string_view stem = name; absl::ConsumeSuffix(&stem, "_blocks"))  // MXFP4
-      is_quantized = is_quantized || names.contains(absl::StrCat(stem, "_scales"));
+      is_quantized = is_quantized || scaled.contains(stem);
     if (is_quantized) return AlreadyQuantized(absl::StrCat("it has a tensor ", name));
   }
   return absl::OkStatus();
